@@ -1,0 +1,128 @@
+"""What runs a model: the `Backend` protocol, and the backends by name.
+
+A backend reads what lies in a version's folder and makes it callable. It knows nothing of batches of several
+requests, deadlines, shared memory or gRPC. Heavy libraries are imported when a model of theirs is first loaded,
+never before. NEW BACKEND: write `backend_*.py`, add a line to `BACKENDS`; docs/backends.md tells the rest, and the
+contract suite in tests/ runs on every backend in the table.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+from cotenant.inference import inference_pb2 as pb
+from cotenant.runtime.datatypes import Array
+
+Tensors = dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One kernel or operator of a run: offset from its start, and duration."""
+
+    name: str
+    offset_ns: int
+    duration_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where and how a model is to run."""
+
+    kind: str  # "cpu", "cuda" or "emulated"
+    index: int  # of the CUDA device
+    threads: int  # CPU threads one batch may use
+    seed: int  # of an emulated device's noise
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output as the model's file tells it; -1 stands for a variable dimension, the batch included."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model's file tells of it. `max_batch_size` is 0 where the file sets no limit."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int = 0
+
+
+class Model(Protocol):
+    """A loaded model. `run` may be called by several threads at once."""
+
+    @property
+    def signature(self) -> Signature | None:
+        """What its file tells; None where the configuration must."""
+        ...
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it occupies on the device, as well as the backend can tell."""
+        ...
+
+    @property
+    def inline(self) -> bool:
+        """Whether a run is so short that handing it to a thread would cost more."""
+        ...
+
+    @property
+    def timed_anytime(self) -> bool:
+        """Whether `run_timed` costs little more than `run`; else it is used at load only."""
+        ...
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Outputs by name; arrays with the batch first. May raise anything: the batch has failed then."""
+        ...
+
+    def run_timed(self, inputs: Tensors) -> tuple[Tensors, list[Kernel]]:
+        """Like `run`, with the timings of what ran inside; an empty list where they cannot be had."""
+        ...
+
+    def close(self) -> None:
+        """Frees what it occupies. Nothing runs any more."""
+        ...
+
+
+class Backend(Protocol):
+    """Makes models of files."""
+
+    def load(self, folder: Path, config: pb.ModelConfig, placement: Placement) -> Model:
+        """Makes a model of what lies in a version's folder ready to run. Raises what goes wrong.
+
+        The configuration may be incomplete: what it does not say, the model's signature will.
+        """
+        ...
+
+
+def _lazily(module: str) -> Callable[[], Backend]:
+    return lambda: import_module(f"cotenant.executor.{module}").make()
+
+
+# By the name in `backend` of a configuration; `platform` is accepted as well.
+BACKENDS: Mapping[str, Callable[[], Backend]] = {
+    "onnxruntime": _lazily("backend_onnxruntime"),
+    "pytorch": _lazily("backend_torch"),
+    "identity": _lazily("backend_identity"),
+    "emulated": _lazily("backend_emulated"),
+}
+PLATFORMS: Mapping[str, str] = {"onnxruntime_onnx": "onnxruntime", "pytorch_libtorch": "pytorch"}
+# Which file makes which backend, where the configuration names none.
+FILE_BACKENDS: Mapping[str, str] = {"model.onnx": "onnxruntime", "model.pt2": "pytorch", "model.pt": "pytorch"}
+
+
+def find_backend(name: str) -> Backend:
+    """The backend of that name. Raises ValueError if there is none, or if its library is not installed."""
+    if name not in BACKENDS:
+        raise ValueError(f"backend '{name}' is not known; there are {', '.join(sorted(BACKENDS))}")
+    try:
+        return BACKENDS[name]()
+    except ImportError as error:
+        raise ValueError(f"backend '{name}' is not installed here: {error}") from error

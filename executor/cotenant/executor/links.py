@@ -1,0 +1,232 @@
+"""The executor's streams to the scheduler and to the predictor: kept up for ever, resumed after each break."""
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+import grpc
+import structlog
+
+from cotenant.executor.device import Device
+from cotenant.executor.models import Models
+from cotenant.executor.reports import Reports, Unacknowledged
+from cotenant.executor.runner import Runner
+from cotenant.runtime.clock import PeerClock, boot_id, now_ns
+from cotenant.runtime.outbox import Outbox
+from cotenant.runtime.server import open_channel
+from cotenant.v1 import executor_pb2 as pb
+from cotenant.v1 import predictor_pb2, predictor_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
+
+_log = structlog.get_logger()
+
+PING_S = 0.25
+RECONNECT_S = 0.2
+
+
+def on_peer_clock(event: pb.ExecutorEvent, clock: PeerClock) -> pb.ExecutorEvent:
+    """The event with its instants on the peer's clock; the very same where the clock is shared."""
+    if clock.shared:
+        return event
+    moved = pb.ExecutorEvent()
+    moved.CopyFrom(event)
+    moved.at_ns = clock.to_peer(event.at_ns)
+    if moved.HasField("batch_finished"):
+        moved.batch_finished.started_ns = clock.to_peer(event.batch_finished.started_ns)
+    return moved
+
+
+class SchedulerLink:
+    """Takes orders from the scheduler, tells it what happens, and asks for windows."""
+
+    def __init__(
+        self, address: str, device: Device, models: Models, reports: Reports, *, own_address: str, software: str
+    ) -> None:
+        self._address, self._device, self._models, self._reports = address, device, models, reports
+        self._own_address, self._software = own_address, software
+        self.runner: Runner | None = None
+        self.clock = PeerClock(shared=True)
+        self._outbox: Outbox[scheduler_pb2.ConnectExecutorRequest] | None = None
+        self._windows: dict[int, asyncio.Future[int]] = {}
+        self._next_window = 0
+        self._loads: set[asyncio.Task[None]] = set()
+        reports.listeners.append(self._on_event)
+
+    # ---- events out
+
+    def _on_event(self, event: pb.ExecutorEvent) -> None:
+        if self._outbox is not None:
+            self._outbox.frame.events.append(on_peer_clock(event, self.clock))
+            self._outbox.touch()
+
+    # ---- the stream
+
+    async def run(self) -> None:
+        """Connects, and again after each break, until cancelled."""
+        async with open_channel(self._address) as channel:
+            stub = cast(
+                "scheduler_pb2_grpc.SchedulerServiceAsyncStub", scheduler_pb2_grpc.SchedulerServiceStub(channel)
+            )
+            while True:
+                try:
+                    await self._converse(stub)
+                except grpc.aio.AioRpcError as error:
+                    _log.debug("scheduler", state="unreachable", error=error.details())
+                await asyncio.sleep(RECONNECT_S)
+
+    async def _converse(self, stub: "scheduler_pb2_grpc.SchedulerServiceAsyncStub") -> None:
+        outbox: Outbox[scheduler_pb2.ConnectExecutorRequest] = Outbox(scheduler_pb2.ConnectExecutorRequest)
+        outbox.frame.hello.CopyFrom(self._hello())
+        outbox.frame.events.extend(on_peer_clock(event, self.clock) for event in self._reports.to_scheduler.all())
+        outbox.touch()
+        pinging = asyncio.create_task(self._ping(outbox))
+        stream = stub.ConnectExecutor(outbox.frames())
+        try:
+            async for frame in stream:
+                if frame.HasField("hello"):
+                    self._welcomed(frame.hello, outbox)
+                self._take(frame)
+        finally:
+            self._outbox = None
+            pinging.cancel()
+            stream.cancel()
+            for window in self._windows.values():
+                window.cancel()
+            _log.warning("scheduler", state="lost", address=self._address)
+
+    def _hello(self) -> scheduler_pb2.ExecutorHello:
+        assert self.runner is not None
+        to_peer = self.clock.to_peer
+        return scheduler_pb2.ExecutorHello(
+            device=self._device.describe(),
+            incarnation=self._reports.incarnation,
+            address=self._own_address,
+            boot_id=boot_id(),
+            version=self._software,
+            held=[
+                scheduler_pb2.HeldBatch(launch=order, started_ns=to_peer(started_ns))
+                for order, started_ns in self.runner.held.values()
+            ],
+            loaded=[version.announce() for version in self._models.table.values()],
+            profiles=[profile for version in self._models.table.values() for profile in version.profiles],
+            repository=self._models.scan(),
+        )
+
+    def _welcomed(
+        self, hello: scheduler_pb2.SchedulerHello, outbox: Outbox[scheduler_pb2.ConnectExecutorRequest]
+    ) -> None:
+        shared = bool(hello.boot_id) and hello.boot_id == boot_id()
+        if shared != self.clock.shared:
+            self.clock = PeerClock(shared=shared)
+        self._reports.to_scheduler.acknowledge(hello.acknowledged_sequence)
+        self._outbox = outbox
+        # What happened between our hello and theirs is not in any frame yet; the receiver ignores what it has seen.
+        outbox.frame.events.extend(on_peer_clock(event, self.clock) for event in self._reports.to_scheduler.all())
+        outbox.touch()
+        _log.info("scheduler", state="connected", address=self._address, epoch=hello.epoch, shared_clock=shared)
+
+    async def _ping(self, outbox: Outbox[scheduler_pb2.ConnectExecutorRequest]) -> None:
+        while True:
+            outbox.frame.ping.sent_ns = now_ns()
+            outbox.touch()
+            await asyncio.sleep(PING_S)
+
+    # ---- orders in
+
+    def _take(self, frame: scheduler_pb2.ConnectExecutorResponse) -> None:
+        assert self.runner is not None
+        from_peer = self.clock.from_peer
+        for order in frame.launches:
+            if not self.clock.shared:
+                order.earliest_start_ns = from_peer(order.earliest_start_ns)
+                order.latest_start_ns = from_peer(order.latest_start_ns)
+                order.deadline_ns = from_peer(order.deadline_ns)
+            self.runner.launch(order)
+        for load in frame.loads:
+            task = asyncio.create_task(self._models.load(load.model))
+            self._loads.add(task)
+            task.add_done_callback(self._loads.discard)
+        for unload in frame.unloads:
+            self._models.unload(unload.model, unload.version)
+        for window in frame.windows:
+            if (waiting := self._windows.get(window.window_id)) and not waiting.done():
+                waiting.set_result(from_peer(window.until_ns))
+        if frame.scan_repository:
+            event = self._reports.event()
+            event.repository_scanned.CopyFrom(self._models.scan())
+            self._reports.tell(event)
+        self._reports.to_scheduler.acknowledge(frame.acknowledged_sequence)
+        if frame.HasField("pong"):
+            self.clock.observe(frame.pong.ping_sent_ns, frame.pong.received_ns, frame.pong.sent_ns, now_ns())
+
+    # ---- windows
+
+    async def acquire_window(self, duration_ns: int, model: str) -> tuple[Callable[[], None], int]:
+        """The device alone for a while; returns what gives it back, and until when it holds."""
+        while True:
+            self._next_window += 1
+            window_id = self._next_window
+            granted = self._windows[window_id] = asyncio.get_running_loop().create_future()
+            event = self._reports.event()
+            requested = event.window_requested
+            requested.window_id, requested.duration_ns, requested.model = window_id, duration_ns, model
+            self._reports.tell(event)
+            try:
+                until_ns = await granted
+            except asyncio.CancelledError:
+                if self._outbox is not None or asyncio.current_task() is None:
+                    raise
+                await asyncio.sleep(RECONNECT_S)  # the stream broke, not our task: ask the next scheduler
+                continue
+            finally:
+                self._windows.pop(window_id, None)
+
+            def give_back(window_id: int = window_id) -> None:
+                event = self._reports.event()
+                event.window_released.window_id = window_id
+                self._reports.tell(event)
+
+            return give_back, until_ns
+
+
+class PredictorLink:
+    """Streams events to the predictor; without one they wait in a bounded buffer."""
+
+    def __init__(self, address: str, device: Device, reports: Reports, models: Models) -> None:
+        self._address, self._device, self._reports, self._models = address, device, reports, models
+        self._buffer: Unacknowledged = reports.to_predictor
+        self._outbox: Outbox[predictor_pb2.ObserveRequest] | None = None
+        reports.listeners.append(self._on_event)
+
+    def _on_event(self, event: pb.ExecutorEvent) -> None:
+        if self._outbox is not None and not self._outbox.full:
+            self._outbox.frame.events.append(event)
+            self._outbox.touch()
+
+    async def run(self) -> None:
+        """Connects, and again after each break, until cancelled."""
+        async with open_channel(self._address) as channel:
+            stub = cast(
+                "predictor_pb2_grpc.PredictorServiceAsyncStub", predictor_pb2_grpc.PredictorServiceStub(channel)
+            )
+            while True:
+                try:
+                    await self._converse(stub)
+                except grpc.aio.AioRpcError as error:
+                    _log.debug("predictor", state="unreachable", error=error.details())
+                self._outbox = None
+                await asyncio.sleep(RECONNECT_S)
+
+    async def _converse(self, stub: "predictor_pb2_grpc.PredictorServiceAsyncStub") -> None:
+        outbox: Outbox[predictor_pb2.ObserveRequest] = Outbox(predictor_pb2.ObserveRequest)
+        outbox.frame.hello.device.CopyFrom(self._device.describe())
+        outbox.frame.hello.incarnation = self._reports.incarnation
+        outbox.frame.events.extend(self._buffer.all())
+        outbox.touch()
+        stream = stub.Observe(outbox.frames())
+        self._outbox = outbox
+        try:
+            async for response in stream:
+                self._buffer.acknowledge(response.acknowledged_sequence)
+        finally:
+            self._outbox = None
+            stream.cancel()

@@ -1,0 +1,235 @@
+"""Solo measurements: how long each batch class takes when nothing runs beside it.
+
+Measured once per model file and device, in exclusive windows the scheduler grants, and kept beside the model
+(`MODEL/VERSION/.cotenant-profile-*.json`, or in the cache folder where the repository is read-only). Windows are
+short and many, so that a load delays the batches of others by one window at most.
+"""
+
+import asyncio
+import hashlib
+import statistics
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import structlog
+
+from cotenant.executor.backend import Kernel, Model, Tensors
+from cotenant.executor.completion import type_name
+from cotenant.executor.device import Device, Ran
+from cotenant.inference import inference_pb2
+from cotenant.runtime import model_options
+from cotenant.runtime.clock import now_ns
+from cotenant.runtime.datatypes import NUMPY, Array
+from cotenant.runtime.estimates import BatchClass
+from cotenant.v1 import executor_pb2 as pb
+from cotenant.v1 import types_pb2
+
+_log = structlog.get_logger()
+
+WINDOW_NS = 40_000_000  # how long others may have to wait for a measurement, where runs are shorter
+WINDOW_LIMIT_NS = 2_000_000_000  # the scheduler grants no more
+BUDGET_NS = 400_000_000  # time spent on one class
+MIN_RUNS, MAX_RUNS = 3, 20
+
+# Asks for the device alone for so many ns on behalf of a model; returns what gives it back, and until when it holds.
+Acquire = Callable[[int, str], Awaitable[tuple[Callable[[], None], int]]]
+
+
+class _Kept(msgspec.Struct):
+    """A measurement as it is kept on disk."""
+
+    batch_size: int
+    shape_bucket: str
+    work_ns: int
+    samples: int
+    spread: float
+    demand: tuple[float, ...]
+
+    @classmethod
+    def of(cls, told: pb.ClassProfiled) -> "_Kept":
+        """What is worth keeping of a measurement."""
+        known = told.batch_class
+        demand = tuple(told.demand)
+        return cls(known.batch_size, known.shape_bucket, told.work_ns, told.samples, told.spread, demand)
+
+    def announce(self, model: str, version: str) -> pb.ClassProfiled:
+        """What the contract tells of it."""
+        known = types_pb2.BatchClass(
+            model=model, version=version, batch_size=self.batch_size, shape_bucket=self.shape_bucket
+        )
+        return pb.ClassProfiled(
+            batch_class=known, work_ns=self.work_ns, samples=self.samples, spread=self.spread, demand=self.demand
+        )
+
+
+class _Probe:
+    """A job that measures instead of serving."""
+
+    def __init__(self, batch_id: int, batch_class: BatchClass, model: Model, inputs: Tensors, *, timed: bool) -> None:
+        self.batch_id, self.batch_class, self.model, self.timed = batch_id, batch_class, model, timed
+        self._inputs = inputs
+        self.ran: Ran | None = None
+        self.io_bytes = sum(array.nbytes for array in inputs.values())
+
+    def gather(self) -> Tensors:
+        """See `Job.gather`."""
+        return self._inputs
+
+    def started(self, at_ns: int) -> None:
+        """Nobody waits for it."""
+
+    def scatter(self, outputs: Tensors, ran: Ran) -> None:
+        """Keeps the measurement."""
+        self.ran = ran
+        self.io_bytes += sum(array.nbytes for array in outputs.values())
+
+
+class Profiler:
+    """See the module's text."""
+
+    def __init__(self, device: Device, acquire: Acquire, *, cache: Path, remeasure: bool = False) -> None:
+        self._device, self._acquire, self._cache, self._remeasure = device, acquire, cache, remeasure
+        self._probes = 0
+        self.on_kernels: Callable[[BatchClass, list[Kernel]], None] = lambda *_: None
+
+    async def measure(
+        self, config: inference_pb2.ModelConfig, model: Model, version: str, folder: Path
+    ) -> list[pb.ClassProfiled]:
+        """Measures every class worth knowing, or reads what was measured before. Raises what the model raises."""
+        key = self._fingerprint(config, folder)
+        for path in self._files(folder, key):
+            if path.exists() and not self._remeasure:
+                try:
+                    kept = msgspec.json.decode(path.read_bytes(), type=list[_Kept])
+                    return [profile.announce(config.name, version) for profile in kept]
+                except (OSError, msgspec.MsgspecError) as error:
+                    _log.warning("profile unreadable, measuring again", path=str(path), error=str(error))
+        profiles = [await self._measure(known, model, inputs) for known, inputs in classes(config, version)]
+        self._keep(folder, key, profiles)
+        await self._time_operators(config, model, version)
+        return profiles
+
+    async def _measure(self, batch_class: BatchClass, model: Model, inputs: Tensors) -> pb.ClassProfiled:
+        first = await self._runs(batch_class, model, inputs, WINDOW_NS, 1)  # warms up, and tells how long a run takes
+        expected_ns = first[0].duration_ns
+        wanted = max(MIN_RUNS, min(MAX_RUNS, BUDGET_NS // max(1, expected_ns)))
+        runs: list[Ran] = []
+        while len(runs) < wanted:
+            window_ns = min(WINDOW_LIMIT_NS, max(WINDOW_NS, expected_ns * 3 // 2))
+            runs += await self._runs(batch_class, model, inputs, window_ns, wanted - len(runs))
+        solo = [ran for ran in runs if not any(s.co_runners for s in ran.slices)] or runs
+        durations = sorted(ran.duration_ns for ran in solo)
+        work_ns = int(statistics.median(durations))
+        spread = (durations[int(0.95 * (len(durations) - 1))] - work_ns) / max(1, work_ns)
+        io_bytes = sum(array.nbytes for array in inputs.values())
+        typical = min(solo, key=lambda ran: abs(ran.duration_ns - work_ns))
+        demand = self._device.demand(model, batch_class, typical, io_bytes)
+        kept = _Kept(batch_class.batch_size, batch_class.shape_bucket, work_ns, len(durations), spread, demand)
+        return kept.announce(batch_class.model, batch_class.version)
+
+    async def _runs(
+        self, batch_class: BatchClass, model: Model, inputs: Tensors, window_ns: int, count: int
+    ) -> list[Ran]:
+        """As many of `count` runs as fit into one window, at least one."""
+        give_back, until_ns = await self._acquire(window_ns, batch_class.model)
+        try:
+            runs: list[Ran] = []
+            while len(runs) < count:
+                self._probes += 1
+                probe = _Probe(-self._probes, batch_class, model, inputs, timed=False)
+                await self._device.execute(probe)
+                assert probe.ran is not None
+                runs.append(probe.ran)
+                if now_ns() + probe.ran.duration_ns > until_ns:
+                    break
+            return runs
+        finally:
+            give_back()
+
+    async def _time_operators(self, config: inference_pb2.ModelConfig, model: Model, version: str) -> None:
+        """Takes the timings inside one solo run of the largest class, and hands them to `on_kernels`."""
+        known = list(classes(config, version))
+        if not known:
+            return
+        batch_class, inputs = known[-1]
+        give_back, _ = await self._acquire(WINDOW_LIMIT_NS, batch_class.model)
+        try:
+            self._probes += 1
+            probe = _Probe(-self._probes, batch_class, model, inputs, timed=True)
+            await self._device.execute(probe)
+        finally:
+            give_back()
+        if probe.ran and probe.ran.kernels:
+            self.on_kernels(batch_class, probe.ran.kernels)
+
+    # ---- keeping
+
+    def _fingerprint(self, config: inference_pb2.ModelConfig, folder: Path) -> str:
+        """Differs if the files, the configuration, or the device differ."""
+        device = self._device.describe()
+        digest = hashlib.blake2b(digest_size=12)
+        digest.update(config.SerializeToString(deterministic=True))
+        digest.update(f"{device.kind}|{device.name}|{device.max_concurrency}|{self._device.placement}".encode())
+        for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+            status = path.stat()
+            digest.update(f"{path.name}|{status.st_size}|{status.st_mtime_ns}".encode())
+        return digest.hexdigest()
+
+    def _files(self, folder: Path, key: str) -> tuple[Path, Path]:
+        name = f".cotenant-profile-{key}.json"
+        return folder / name, self._cache / name
+
+    def _keep(self, folder: Path, key: str, profiles: list[pb.ClassProfiled]) -> None:
+        text = msgspec.json.format(msgspec.json.encode([_Kept.of(profile) for profile in profiles]))
+        for path in self._files(folder, key):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draft = path.with_suffix(".part")
+                draft.write_bytes(text)
+                draft.replace(path)
+            except OSError:
+                continue
+            return
+        _log.warning("profile not kept, it will be measured again at the next load", model=folder.parent.name)
+
+
+def classes(config: inference_pb2.ModelConfig, version: str) -> Iterator[tuple[BatchClass, Tensors]]:
+    """The classes worth measuring, with inputs for each: powers of two (or as configured) x declared buckets.
+
+    None for a model with variable dimensions and no declared buckets: its classes are met as they come.
+    """
+    options = model_options.read(config)
+    largest = max(1, config.max_batch_size)
+    sizes = [s for s in options.profile_batch_sizes if s <= largest] or [
+        s for s in sorted({*(2**i for i in range(largest.bit_length())), largest}) if s <= largest
+    ]
+    variable = any(-1 in tensor.dims for tensor in config.input)
+    if variable and not options.shape_buckets:
+        return
+    for bucket in options.shape_buckets if variable else (0,):
+        for size in sizes:
+            inputs = {
+                t.name: _example(t, config.max_batch_size > 0, size, bucket) for t in config.input if not t.optional
+            }
+            yield BatchClass(config.name, version, size, str(bucket) if bucket else ""), inputs
+
+
+def _example(tensor: inference_pb2.ModelInput, batched: bool, size: int, bucket: int) -> Array:
+    """Contents hardly matter for time: ones for integers (a valid token, a mask that is set), noise for floats."""
+    shape = [bucket if d == -1 else int(d) for d in tensor.dims]
+    shape = [size, *shape] if batched else shape
+    kind = NUMPY[type_name(tensor.data_type)]
+    if kind == np.object_:
+        return np.full(shape, b"", dtype=np.object_)
+    if kind.kind == "f":
+        return np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(kind)
+    return np.ones(shape, dtype=kind)
+
+
+async def alone(duration_ns: int, model: str) -> tuple[Callable[[], None], int]:
+    """For executors without a scheduler: the device is always alone."""
+    del model
+    await asyncio.sleep(0)
+    return (lambda: None), now_ns() + duration_ns

@@ -1,0 +1,1 @@
+"""The public protocol: checks requests, stages their tensors, answers each exactly once."""

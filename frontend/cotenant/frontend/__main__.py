@@ -1,0 +1,105 @@
+"""Starts the frontend: settings, wiring, run."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import structlog
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection
+
+from cotenant.frontend.catalogue import Catalogue
+from cotenant.frontend.dispatch import Dispatcher
+from cotenant.frontend.links import Links
+from cotenant.frontend.service import SERVICE, InferenceService, register
+from cotenant.frontend.staging_area import StagingArea
+from cotenant.frontend.statistics import Statistics
+from cotenant.inference.pool import POOL
+from cotenant.runtime import logs, metrics, server, settings
+from cotenant.runtime.settings import setting
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class FrontendSettings:
+    """The frontend's settings."""
+
+    listen: str = setting("0.0.0.0:8001", "where clients connect, host:port or unix:path")
+    scheduler: str = setting("localhost:8003", "address of the scheduler")
+    max_pending: int = setting(16384, "requests that may be unanswered at a time; more are refused")
+    scheduler_patience_ms: int = setting(5000, "how long requests wait for a scheduler that is away, in ms")
+    staging_dir: str = setting("/dev/shm", "memory-backed folder shared with executors of this host; empty for none")
+    staging_mib: int = setting(128, "shared memory for requests' tensors, in MiB")
+    metrics: str = setting("0.0.0.0:8002", "where Prometheus reads metrics, host:port; empty for nowhere")
+    drain_s: float = setting(10.0, "longest time to answer what was accepted after SIGTERM, in s")
+    log_level: str = setting("info", "debug, info, warning or error")
+    log_format: str = setting("json", "how log lines look", choices=["json", "console"])
+
+
+async def serve(options: FrontendSettings) -> None:
+    """Runs until a signal."""
+    software = version("cotenant")
+    catalogue, statistics = Catalogue(), Statistics()
+    staging = StagingArea(options.staging_dir, options.staging_mib * 2**20)
+    dispatcher = Dispatcher(
+        staging, max_pending=options.max_pending, patience_ns=options.scheduler_patience_ms * 1_000_000
+    )
+    links = Links(options.scheduler, dispatcher, catalogue, statistics, software=software)
+    service = InferenceService(catalogue, dispatcher, links, statistics, software=software)
+    process = server.Server(service_names=[SERVICE])
+    register(service, process.grpc)
+    _reflect(process)
+    process.bind(options.listen)
+    stop_metrics = metrics.serve(statistics.registry, options.metrics)
+    tasks = [asyncio.create_task(links.run()), asyncio.create_task(_sweep(dispatcher))]
+    health = asyncio.create_task(_follow(links, process.health))
+    _log.info("listening", address=options.listen, software=software)
+
+    async def drain() -> None:
+        health.cancel()
+        service.draining = True
+        while service.open_requests:
+            await asyncio.sleep(0.01)
+
+    await process.run(drain=drain, grace_s=options.drain_s, ready=False)
+    for task in (*tasks, health):
+        task.cancel()
+    links.close()
+    staging.close()
+    stop_metrics()
+
+
+def _reflect(process: server.Server) -> None:
+    """Server reflection over our own descriptor pool, health included."""
+    POOL.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
+    names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, process.grpc, pool=POOL)
+
+
+async def _follow(links: Links, health: server.Health) -> None:
+    """Health is SERVING while the scheduler is connected."""
+    while True:
+        await links.connected.wait()
+        await health.set(serving=True)
+        while links.connected.is_set():
+            await asyncio.sleep(0.1)
+        await health.set(serving=False)
+
+
+async def _sweep(dispatcher: Dispatcher) -> None:
+    while True:
+        await asyncio.sleep(0.05)
+        dispatcher.sweep()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m cotenant.frontend`."""
+    options = settings.read(FrontendSettings, "frontend", __doc__, argv)
+    logs.configure("frontend", level=options.log_level, style=options.log_format)
+    server.run(serve(options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Learns how much co-located batches slow each other."""

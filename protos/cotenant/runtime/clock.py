@@ -1,0 +1,59 @@
+"""One clock per process, and how clocks of two hosts are compared.
+
+Every instant in Cotenant is `time.monotonic_ns()` of some host. On one host that clock is shared by all processes,
+so instants may be compared as they are. Between hosts the connecting side keeps a `PeerClock` and converts.
+"""
+
+from collections import deque
+from pathlib import Path
+from time import monotonic_ns as now_ns
+
+__all__ = ["PeerClock", "boot_id", "now_ns"]
+
+
+def boot_id() -> str:
+    """Identity of this host's boot; equal identities share a monotonic clock. Empty where the system tells none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+class PeerClock:
+    """Maps instants of a peer's monotonic clock to ours and back.
+
+    The offset is that of the exchange with the shortest round trip among the last sixteen, as in NTP's clock filter
+    (RFC 5905, section 10); its uncertainty is half that round trip.
+    """
+
+    def __init__(self, *, shared: bool) -> None:
+        self.shared = shared
+        self._samples: deque[tuple[int, int]] = deque(maxlen=16)  # (round trip, offset), both in ns
+        self._offset_ns = 0
+        self._round_trip_ns = 0
+
+    def observe(self, sent_ns: int, peer_received_ns: int, peer_sent_ns: int, received_ns: int) -> None:
+        """Learns from one exchange: ours sent, the peer's received and sent, ours received (RFC 5905, section 8)."""
+        round_trip = (received_ns - sent_ns) - (peer_sent_ns - peer_received_ns)
+        if self.shared or round_trip < 0:
+            return
+        self._samples.append((round_trip, ((peer_received_ns - sent_ns) + (peer_sent_ns - received_ns)) // 2))
+        self._round_trip_ns, self._offset_ns = min(self._samples)
+
+    @property
+    def known(self) -> bool:
+        """Whether instants can be mapped."""
+        return self.shared or bool(self._samples)
+
+    @property
+    def uncertainty_ns(self) -> int:
+        """Largest error of a mapped instant, a duration."""
+        return self._round_trip_ns // 2
+
+    def to_peer(self, ns: int) -> int:
+        """Our instant on the peer's clock; 0, which stands for no instant, stays 0."""
+        return ns + self._offset_ns if ns else 0
+
+    def from_peer(self, ns: int) -> int:
+        """The peer's instant on our clock; 0, which stands for no instant, stays 0."""
+        return ns - self._offset_ns if ns else 0

@@ -1,0 +1,107 @@
+"""Runs a gRPC server until it is told to stop, and stops it well.
+
+The first SIGTERM or SIGINT drains: health turns to NOT_SERVING, no new connection is taken, what was accepted is
+finished within the grace. A second one ends now.
+"""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import grpc
+import structlog
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+
+# Both sides send large tensors, so both lift gRPC's limit of 4 MiB; streams live for days, so dead peers must be
+# noticed: a ping every 10 s, given up after 5.
+CHANNEL_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+SERVER_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.so_reuseport", 0),  # two servers on one port would share its connections unnoticed
+]
+
+_log = structlog.get_logger()
+
+
+class Health:
+    """`grpc.health.v1` for one server: "" stands for the whole of it."""
+
+    def __init__(self) -> None:
+        self.servicer = HealthServicer()
+        self.names = [""]
+
+    async def set(self, *, serving: bool) -> None:
+        """Tells all who ask or watch."""
+        state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in self.names:
+            await self.servicer.set(name, state)
+
+
+class Server:
+    """A gRPC server with health, bound but not yet started."""
+
+    def __init__(self, *, service_names: list[str]) -> None:
+        self.grpc = grpc.aio.server(options=SERVER_OPTIONS)
+        self.health = Health()
+        self.health.names += service_names
+        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self.grpc)
+        self.port = 0
+
+    def bind(self, address: str) -> int:
+        """Listens at `address` ("host:port" or "unix:path"); returns the port. Raises RuntimeError if it is taken."""
+        self.port = self.grpc.add_insecure_port(address)
+        if self.port == 0 and not address.startswith("unix:"):
+            raise RuntimeError(f"cannot listen at {address!r}: the address is taken or not ours")
+        return self.port
+
+    async def run(self, *, drain: Callable[[], Awaitable[None]], grace_s: float, ready: bool = True) -> None:
+        """Serves until the first signal, drains for at most `grace_s` seconds, and returns."""
+        stop, now = asyncio.Event(), asyncio.Event()
+        _on_signals(stop, now)
+        await self.grpc.start()
+        await self.health.set(serving=ready)
+        await stop.wait()
+        _log.info("draining", grace_s=grace_s)
+        await self.health.set(serving=False)
+        draining = asyncio.ensure_future(drain())
+        hurry = asyncio.ensure_future(now.wait())
+        await asyncio.wait({draining, hurry}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in (draining, hurry):
+            task.cancel()
+        await self.grpc.stop(grace=None if now.is_set() else min(grace_s, 1.0))
+        _log.info("stopped", hurried=now.is_set())
+
+
+def _on_signals(stop: asyncio.Event, now: asyncio.Event) -> None:
+    def on_signal() -> None:
+        (now if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """A channel to another service, with our limits and reconnect times."""
+    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Runs a service's main coroutine on uvloop (20 to 30 % less CPU per message than asyncio's loop)."""
+    uvloop.run(main)

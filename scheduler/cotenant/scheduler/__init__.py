@@ -1,0 +1,1 @@
+"""Decides batching, concurrency, placement and admission."""

@@ -1,0 +1,107 @@
+"""Starts the scheduler: settings, wiring, run."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+
+from cotenant.runtime import logs, metrics, server, settings
+from cotenant.runtime.settings import setting
+from cotenant.scheduler import predictions
+from cotenant.scheduler.core import Core, CoreConfig
+from cotenant.scheduler.events import DrainRequested
+from cotenant.scheduler.metrics import SchedulerMetrics
+from cotenant.scheduler.policies import POLICIES
+from cotenant.scheduler.record import Recorder
+from cotenant.scheduler.service import SchedulerService
+from cotenant.scheduler.shell import Shell
+from cotenant.v1 import scheduler_pb2_grpc
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class SchedulerSettings:
+    """The scheduler's settings."""
+
+    listen: str = setting("127.0.0.1:8003", "where frontends and executors connect, host:port or unix:path")
+    predictor: str = setting("localhost:8004", "address of the predictor; empty to run without one")
+    policy: str = setting("edf", "what decides (docs/policies.md)", choices=sorted(POLICIES))
+    bound_level: float = setting(0.95, "admit and launch so that a batch ends in time with this probability")
+    observe_only: bool = setting(False, "refuse nothing for being late; record what would have been refused")
+    max_pending: int = setting(16384, "requests that may wait in all; more are refused")
+    answer_overhead_us: int = setting(
+        2000, "first guess of the time from a batch's end to its answers, in us; measured then"
+    )
+    load_models: tuple[str, ...] = setting(
+        ("*",), "models to load at start, separated by commas; * for all in the repository", metavar="NAMES"
+    )
+    lease_ms: int = setting(1000, "an executor whose stream broke is given up after so long, in ms")
+    record: str = setting("", "file to record events and decisions in (docs/log-format.md); empty for none")
+    record_cap_mib: int = setting(1024, "size at which the oldest part of the record is dropped, in MiB")
+    metrics: str = setting("127.0.0.1:8012", "where Prometheus reads metrics, host:port; empty for nowhere")
+    drain_s: float = setting(10.0, "longest time to finish what was admitted after SIGTERM, in s")
+    log_level: str = setting("info", "debug, info, warning or error")
+    log_format: str = setting("json", "how log lines look", choices=["json", "console"])
+
+
+async def serve(options: SchedulerSettings) -> None:
+    """Runs until a signal."""
+    software = version("cotenant")
+    names = tuple(name for name in options.load_models if name != "*")
+    config = CoreConfig(
+        policy=options.policy,
+        level=options.bound_level,
+        observe_only=options.observe_only,
+        max_pending=options.max_pending,
+        answer_overhead_ns=options.answer_overhead_us * 1000,
+        load_all="*" in options.load_models,
+        load_models=names,
+    )
+    shell = Shell(Core(config, POLICIES[options.policy](options.bound_level)), lease_ns=options.lease_ms * 1_000_000)
+    if options.record:
+        cap_bytes = options.record_cap_mib * 2**20
+        shell.recorder = Recorder(Path(options.record), cap_bytes, epoch=shell.epoch, software=software)
+    service = SchedulerService(shell, software=software)
+    process = server.Server(service_names=["cotenant.v1.SchedulerService"])
+    scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(service, process.grpc)
+    process.bind(options.listen)
+    stop_metrics = metrics.serve(SchedulerMetrics(shell).registry, options.metrics)
+    tasks = [asyncio.create_task(shell.run())]
+    tasks[0].add_done_callback(_die_with)
+    if options.predictor:
+        tasks.append(asyncio.create_task(predictions.watch(options.predictor, shell, service, [options.bound_level])))
+    _log.info("listening", address=options.listen, policy=options.policy, software=software)
+
+    async def drain() -> None:
+        shell.post(DrainRequested())
+        while shell.core.places:
+            await asyncio.sleep(0.01)
+
+    await process.run(drain=drain, grace_s=options.drain_s)
+    for task in tasks:
+        task.cancel()
+    if shell.recorder:
+        shell.recorder.close()
+    stop_metrics()
+
+
+def _die_with(owner: "asyncio.Task[None]") -> None:
+    """An error in the core is a bug of ours: better to die loudly and be rebuilt from what the others know."""
+    if not owner.cancelled() and (error := owner.exception()):
+        _log.critical("the core failed", exc_info=error)
+        raise SystemExit(70)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m cotenant.scheduler`."""
+    options = settings.read(SchedulerSettings, "scheduler", __doc__, argv)
+    logs.configure("scheduler", level=options.log_level, style=options.log_format)
+    server.run(serve(options))
+
+
+if __name__ == "__main__":
+    main()

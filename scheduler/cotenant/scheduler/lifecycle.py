@@ -1,0 +1,189 @@
+"""Loading and unloading models over all devices: which versions are where, what is under way, who waits for it.
+
+Part of the core, under its rules: pure, ordered, told by events. A version that is to go takes no new requests and
+is unloaded from a device once nothing of it waits or runs there. A load that fails leaves what serves serving.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from cotenant.scheduler import events as ev
+from cotenant.scheduler.books import Device
+
+KNOWN, LOADING, READY, UNLOADING, UNAVAILABLE = "KNOWN", "LOADING", "READY", "UNLOADING", "UNAVAILABLE"
+
+
+class VersionState(msgspec.Struct):
+    """One version of a model: where it is ready, and on which devices its unloading was ordered."""
+
+    availability: str
+    reason: str = ""
+    device_ids: list[str] = []
+    unload_ordered: list[str] = []
+
+
+class LoadOperation(msgspec.Struct):
+    """A load that is under way, on which devices, and who waits for it."""
+
+    device_ids: list[str]
+    tickets: list[int] = []
+    errors: list[str] = []
+
+
+class Lifecycle:
+    """See the module's text. `actions` is the list of the core's current turn."""
+
+    def __init__(self, load_all: bool, load_models: tuple[str, ...]) -> None:
+        self.actions: list[ev.Action] = []
+        self.load_all = load_all
+        self.versions: dict[str, dict[str, VersionState]] = {}
+        self.wanted: dict[str, bool] = dict.fromkeys(load_models, True)
+        self.loads: dict[str, LoadOperation] = {}
+        self.unload_tickets: dict[str, list[int]] = {}
+
+    # ---- questions
+
+    def ready(self, model: str, version: str) -> bool:
+        """Whether a version takes requests."""
+        state = self.versions.get(model, {}).get(version)
+        return state is not None and state.availability == READY
+
+    # ---- devices come and go
+
+    def joined(self, device: Device, repository: tuple[str, ...]) -> None:
+        """Orders what a device should have and has not."""
+        self.scanned(repository)
+        present = {model for model, _ in device.models}
+        for model in dict.fromkeys((*repository, *self.wanted)):
+            if self.wanted.get(model, self.load_all and model in repository) and model not in present:
+                self._order_load(model, [device.spec.device_id])
+
+    def lost(self, device: Device) -> None:
+        """Takes a device out of all that involves it."""
+        device_id = device.spec.device_id
+        for model, version in device.models:
+            self._leave(device_id, model, version, f"device '{device_id}' was lost")
+        for model in [m for m, operation in self.loads.items() if device_id in operation.device_ids]:
+            self.loads[model].errors.append(f"device '{device_id}' was lost")
+            self._device_done(device_id, model)
+
+    def scanned(self, models: tuple[str, ...]) -> None:
+        """Learns what a repository holds."""
+        for model in models:
+            self.versions.setdefault(model, {})
+
+    # ---- loading
+
+    def load(self, model: str, ticket: int, devices: Mapping[str, Device]) -> None:
+        """Orders a load on every device; the ticket is done when all have reported."""
+        self.wanted[model] = True
+        if not devices:
+            self.actions.append(ev.TicketDone(ticket, f"failed to load '{model}', no executor is connected"))
+            return
+        self._order_load(model, sorted(devices))
+        self.loads[model].tickets.append(ticket)
+
+    def _order_load(self, model: str, device_ids: list[str]) -> None:
+        operation = self.loads.setdefault(model, LoadOperation([]))
+        for device_id in device_ids:
+            if device_id not in operation.device_ids:
+                operation.device_ids.append(device_id)
+                self.actions.append(ev.LoadModel(device_id, model))
+
+    def loaded(self, device: Device, spec: ev.ModelSpec, memory_bytes: int) -> None:
+        """A version is ready on a device."""
+        key, device_id = (spec.model, spec.version), device.spec.device_id
+        device.models[key] = spec
+        device.memory_bytes[key] = memory_bytes
+        for queue in device.queues.values():
+            if queue.key[:2] == key:
+                queue.spec = spec
+        state = self._state(*key)
+        if device_id not in state.device_ids:
+            state.device_ids.append(device_id)
+        state.unload_ordered = [d for d in state.unload_ordered if d != device_id]
+        self._change(*key, READY)
+
+    def load_failed(self, device_id: str, model: str, version: str, message: str) -> None:
+        """A version cannot be loaded on a device."""
+        if operation := self.loads.get(model):
+            operation.errors.append(message)
+        state = self._state(model, version)
+        if device_id not in state.device_ids and state.availability != READY:
+            self._change(model, version, UNAVAILABLE, message)
+
+    def load_ended(self, device: Device, model: str, versions: tuple[str, ...]) -> None:
+        """A device has done all it can; versions that are no longer wanted go."""
+        for version, state in self.versions.get(model, {}).items():
+            if version not in versions and device.spec.device_id in state.device_ids and versions:
+                self._change(model, version, UNLOADING)
+        self._device_done(device.spec.device_id, model)
+
+    def _device_done(self, device_id: str, model: str) -> None:
+        operation = self.loads.get(model)
+        if operation is None or device_id not in operation.device_ids:
+            return
+        operation.device_ids.remove(device_id)
+        if operation.device_ids:
+            return
+        del self.loads[model]
+        error = "; ".join(dict.fromkeys(operation.errors))
+        self.actions += [ev.TicketDone(ticket, error) for ticket in operation.tickets]
+
+    # ---- unloading
+
+    def unload(self, model: str, ticket: int) -> None:
+        """Lets every version of a model go; done at once if none serves, as in Triton."""
+        self.wanted[model] = False
+        going = [version for version, state in self.versions.get(model, {}).items() if state.device_ids]
+        for version in going:
+            self._change(model, version, UNLOADING)
+        if going:
+            self.unload_tickets.setdefault(model, []).append(ticket)
+        else:
+            self.actions.append(ev.TicketDone(ticket))
+
+    def finish_unloads(self, devices: Mapping[str, Device]) -> None:
+        """Orders the unloading of what has drained. Called at the end of every turn."""
+        for model, versions in self.versions.items():
+            for version, state in versions.items():
+                if state.availability != UNLOADING:
+                    continue
+                for device_id in state.device_ids:
+                    device = devices.get(device_id)
+                    if device_id not in state.unload_ordered and device and _drained(device, model, version):
+                        state.unload_ordered.append(device_id)
+                        self.actions.append(ev.UnloadModel(device_id, model, version))
+
+    def unloaded(self, device: Device, model: str, version: str) -> None:
+        """A version is gone from a device."""
+        device.models.pop((model, version), None)
+        device.memory_bytes.pop((model, version), None)
+        for key in [key for key in device.profiles if key[:2] == (model, version)]:
+            del device.profiles[key]
+        self._leave(device.spec.device_id, model, version, "unloaded")
+
+    # ---- the states
+
+    def _state(self, model: str, version: str) -> VersionState:
+        return self.versions.setdefault(model, {}).setdefault(version, VersionState(KNOWN))
+
+    def _leave(self, device_id: str, model: str, version: str, reason: str) -> None:
+        state = self._state(model, version)
+        state.device_ids = [d for d in state.device_ids if d != device_id]
+        state.unload_ordered = [d for d in state.unload_ordered if d != device_id]
+        self._change(model, version, state.availability if state.device_ids else UNAVAILABLE, reason)
+        if not any(other.device_ids for other in self.versions[model].values()):
+            self.actions += [ev.TicketDone(ticket) for ticket in self.unload_tickets.pop(model, [])]
+
+    def _change(self, model: str, version: str, availability: str, reason: str = "") -> None:
+        state = self._state(model, version)
+        state.availability, state.reason = availability, reason
+        self.actions.append(ev.ModelChanged(model, version, availability, reason, tuple(state.device_ids)))
+
+
+def _drained(device: Device, model: str, version: str) -> bool:
+    if device.running_of(model, version):
+        return False
+    return not any(key[:2] == (model, version) for key in device.queues)

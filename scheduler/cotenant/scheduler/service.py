@@ -1,0 +1,231 @@
+"""`cotenant.v1.SchedulerService`: streams in, streams out, and questions about the state. Decides nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import grpc
+import structlog
+
+from cotenant.runtime.clock import boot_id, now_ns
+from cotenant.runtime.outbox import Outbox
+from cotenant.scheduler import codec
+from cotenant.scheduler import events as ev
+from cotenant.scheduler.lifecycle import KNOWN
+from cotenant.scheduler.shell import ExecutorLink, FrontendLink, Shell, ToExecutor
+from cotenant.v1 import scheduler_pb2 as pb
+from cotenant.v1 import scheduler_pb2_grpc
+
+_log = structlog.get_logger()
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
+    """See the module's text."""
+
+    def __init__(self, shell: Shell, *, software: str) -> None:
+        self.shell = shell
+        self.software = software
+        self.started_ns = now_ns()
+        self.predictor_connected = False
+
+    def _hello(self, acknowledged: int = 0) -> pb.SchedulerHello:
+        return pb.SchedulerHello(
+            epoch=self.shell.epoch, boot_id=boot_id(), version=self.software, acknowledged_sequence=acknowledged
+        )
+
+    # ---- frontends
+
+    async def ConnectFrontend(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.ConnectFrontendRequest], context: Context
+    ) -> AsyncIterator[pb.ConnectFrontendResponse]:
+        """One long-lived stream per frontend."""
+        first = await anext(request_iterator, None)
+        if first is None or not first.HasField("hello"):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must carry a hello")
+        assert first is not None
+        if first.hello.frontend_id in self.shell.frontends:
+            await context.abort(grpc.StatusCode.ALREADY_EXISTS, f"frontend id {first.hello.frontend_id} is in use")
+        link = FrontendLink(first.hello.frontend_id)
+        link.outbox.frame.hello.CopyFrom(self._hello())
+        self.shell.connect_frontend(link)
+        _log.info("frontend", frontend=link.frontend_id, state="connected")
+
+        async def read() -> None:
+            self._take(link, first)
+            async for frame in request_iterator:
+                self._take(link, frame)
+
+        reading = _closing_when_done(read(), link.outbox)
+        try:
+            async for frame in link.outbox.frames():
+                yield frame
+        finally:
+            reading.cancel()
+            self.shell.disconnect_frontend(link)
+            _log.info("frontend", frontend=link.frontend_id, state="gone")
+
+    def _take(self, link: FrontendLink, frame: pb.ConnectFrontendRequest) -> None:
+        post = self.shell.post
+        for submit in frame.submits:
+            post(ev.RequestArrived(codec.request(submit)))
+        for cancel in frame.cancels:
+            post(ev.RequestCancelled(cancel.request_id))
+        for attachment in frame.attachments:
+            key = (attachment.device_id, attachment.incarnation)
+            (link.attached.add if attachment.attached else link.attached.discard)(key)
+        if frame.HasField("ping"):
+            received = now_ns()
+            pong = link.outbox.frame.pong
+            pong.ping_sent_ns, pong.received_ns, pong.sent_ns = frame.ping.sent_ns, received, now_ns()
+            link.outbox.touch()
+        overhead = 0
+        for statistics in frame.statistics:
+            versions = list(self.shell.core.lifecycle.versions.get(statistics.model, {}))
+            self.shell.ledger.reported(statistics, versions)
+            overhead = max(overhead, statistics.answer_overhead_ns)
+        if overhead:
+            post(ev.AnswerOverheadMeasured(overhead))
+
+    # ---- executors
+
+    async def ConnectExecutor(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.ConnectExecutorRequest], context: Context
+    ) -> AsyncIterator[pb.ConnectExecutorResponse]:
+        """One long-lived stream per executor."""
+        first = await anext(request_iterator, None)
+        if first is None or not first.hello.device.device_id:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must carry a hello with a device_id")
+        assert first is not None
+        outbox = Outbox(ToExecutor)
+        try:
+            link = self._join(first, outbox)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        outbox.frame.hello.CopyFrom(self._hello(link.acknowledged))
+        outbox.touch()
+        reading = _closing_when_done(self._read_executor(link, outbox, request_iterator), outbox)
+        try:
+            async for frame in outbox.frames():
+                yield frame
+        finally:
+            reading.cancel()
+            self.shell.disconnect_executor(link)
+        if reading.done() and not reading.cancelled() and (wrong := reading.exception()):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(wrong))
+
+    def _join(self, first: pb.ConnectExecutorRequest, outbox: Outbox[ToExecutor]) -> ExecutorLink:
+        known = self.shell.executors.get(first.hello.device.device_id)
+        if known and known.outbox and known.hello.incarnation != first.hello.incarnation:
+            known.outbox.close()  # an older incarnation that does not know yet that it is gone
+        if known and known.hello.incarnation == first.hello.incarnation:
+            self.shell.executor_events(known, list(first.events))  # what ended during the gap, before what is held
+        link = self.shell.connect_executor(first.hello, outbox)
+        self.shell.executor_events(link, list(first.events))
+        return link
+
+    async def _read_executor(
+        self, link: ExecutorLink, outbox: Outbox[ToExecutor], frames: AsyncIterator[pb.ConnectExecutorRequest]
+    ) -> None:
+        async for frame in frames:
+            self.shell.executor_events(link, list(frame.events))
+            outbox.frame.acknowledged_sequence = link.acknowledged  # travels with whatever is sent next
+            if frame.HasField("ping"):
+                received = now_ns()
+                pong = outbox.frame.pong
+                pong.ping_sent_ns, pong.received_ns, pong.sent_ns = frame.ping.sent_ns, received, now_ns()
+                outbox.touch()
+
+    # ---- models on request
+
+    async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:  # noqa: N802
+        """Loads a model on every device."""
+        if error := await self.shell.load(request.model):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error)
+        return pb.LoadModelResponse()
+
+    async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:  # noqa: N802
+        """Unloads a model everywhere."""
+        if error := await self.shell.unload(request.model):
+            await context.abort(grpc.StatusCode.INTERNAL, error)
+        return pb.UnloadModelResponse()
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:  # noqa: N802
+        """What the repositories hold, in which state."""
+        del request, context
+        await self.shell.scan()
+        response = pb.ListModelsResponse()
+        on_disk = {m.model for scan in self.shell.repository.values() for m in scan.models}
+        known = self.shell.core.lifecycle.versions
+        for model in sorted(on_disk | {m for m, versions in known.items() if versions}):
+            versions = known.get(model, {})
+            for version, state in versions.items():
+                change = ev.ModelChanged(model, version, state.availability, state.reason, tuple(state.device_ids))
+                self.shell.put_model(response.models.add(), change)
+            if not versions:
+                self.shell.put_model(response.models.add(), ev.ModelChanged(model, "", KNOWN))
+        return response
+
+    # ---- the state of everything
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:  # noqa: N802
+        """The state of everything, as of now."""
+        del request, context
+        core, ledger, now = self.shell.core, self.shell.ledger, now_ns()
+        response = pb.GetStatusResponse(
+            now_ns=now,
+            uptime_ns=now - self.started_ns,
+            policy=core.policy.name,
+            observe_only=core.config.observe_only,
+            estimates_version=max(core.estimates_versions.values(), default=0),
+            predictor_connected=self.predictor_connected,
+            frontend_count=len(self.shell.frontends),
+            decision_count=ledger.decision_count,
+            decision_ns=ledger.decision_ns,
+        )
+        for device_id, device in core.devices.items():
+            row = response.devices.add(online=device.online, queued=device.queued, busy_ns=device.busy_ns)
+            row.batch_ns, row.memory_used_bytes = device.batch_ns, sum(device.memory_bytes.values())
+            if executor := self.shell.executors.get(device_id):
+                row.device.CopyFrom(executor.hello.device)
+            for body, offset in zip(device.running.values(), device.finish_offsets(), strict=True):
+                running = row.running.add(batch_id=body.batch.batch_id, elapsed_ns=now - body.launched_ns)
+                running.remaining_ns = max(0, offset - (now - device.updated_ns))
+                codec.put_class(running.batch_class, body.batch_class)
+        self._put_models(response)
+        return response
+
+    def _put_models(self, response: pb.GetStatusResponse) -> None:
+        core = self.shell.core
+        waiting: dict[tuple[str, str], int] = {}
+        for request in core.waiting.values():
+            waiting[request.model, request.version] = waiting.get((request.model, request.version), 0) + 1
+        specs = {key: spec for device in core.devices.values() for key, spec in device.models.items()}
+        for model, versions in core.lifecycle.versions.items():
+            for version, state in versions.items():
+                ledger = self.shell.ledger.of(model, version)
+                error, covered, slowdown = ledger.means()
+                response.models.add(
+                    model=model,
+                    version=version,
+                    availability=codec.availability(state.availability),
+                    slo_ns=specs[model, version].slo_ns if (model, version) in specs else 0,
+                    queued=waiting.get((model, version), 0),
+                    in_time=ledger.in_time,
+                    late=ledger.late,
+                    refused=ledger.refused,
+                    failed=ledger.failed,
+                    batches=ledger.batches,
+                    items=ledger.items,
+                    prediction_error=error,
+                    bound_coverage=covered,
+                    slowdown=slowdown,
+                    would_refuse=ledger.would_refuse,
+                )
+
+
+def _closing_when_done(reading: Coroutine[Any, Any, None], outbox: Outbox[Any]) -> "asyncio.Task[None]":
+    """Runs the reading half of a stream; when it ends, so does the writing half."""
+    task = asyncio.create_task(reading)
+    task.add_done_callback(lambda _: outbox.close())
+    return task

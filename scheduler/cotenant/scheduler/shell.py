@@ -1,0 +1,295 @@
+"""The live shell round the core: one task owns it, empties its inbox, decides once, performs.
+
+Streams put events into the inbox and take frames from outboxes; nothing here awaits a peer. Every action is
+performed at once by writing to an outbox or by finishing what someone waits for, so the core's books and the world
+differ only by what is in flight.
+"""
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+
+import structlog
+
+from cotenant.runtime.clock import now_ns
+from cotenant.runtime.outbox import Outbox
+from cotenant.scheduler import codec
+from cotenant.scheduler import events as ev
+from cotenant.scheduler.core import FRONTEND_SHIFT, Core
+from cotenant.scheduler.ledger import Ledger
+from cotenant.scheduler.record import Recorder
+from cotenant.v1 import executor_pb2, scheduler_pb2
+
+_log = structlog.get_logger()
+
+ToFrontend = scheduler_pb2.ConnectFrontendResponse
+ToExecutor = scheduler_pb2.ConnectExecutorResponse
+
+
+@dataclass
+class FrontendLink:
+    """A connected frontend."""
+
+    frontend_id: int
+    outbox: Outbox[ToFrontend] = field(default_factory=lambda: Outbox(ToFrontend))
+    attached: set[tuple[str, int]] = field(default_factory=set)  # (device, incarnation) that map its memory
+
+
+@dataclass
+class ExecutorLink:
+    """An executor that is connected, or whose lease still runs (`outbox` is None then)."""
+
+    hello: scheduler_pb2.ExecutorHello
+    outbox: Outbox[ToExecutor] | None = None
+    acknowledged: int = 0
+    lease: asyncio.TimerHandle | None = None
+
+
+class Shell:
+    """See the module's text."""
+
+    def __init__(self, core: Core, *, lease_ns: int, recorder: Recorder | None = None) -> None:
+        self.core = core
+        self.ledger = Ledger()
+        self.recorder = recorder
+        self.epoch = int.from_bytes(os.urandom(6), "big")
+        self.frontends: dict[int, FrontendLink] = {}
+        self.executors: dict[str, ExecutorLink] = {}
+        self.loaded: dict[tuple[str, str], executor_pb2.ModelLoaded] = {}
+        self.repository: dict[str, executor_pb2.RepositoryScanned] = {}  # by device
+        self.scanned = asyncio.Event()
+        self._tickets: dict[int, asyncio.Future[str]] = {}
+        self._next_ticket = 1
+        self._lease_s = lease_ns / 1e9
+        self._inbox: list[ev.Event] = []
+        self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+
+    # ---- the owner
+
+    def post(self, event: ev.Event) -> None:
+        """Puts an event into the inbox; it is applied with all others of this turn of the loop."""
+        self._inbox.append(event)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Owns the core. Ends only by cancellation, or by an error of ours, which ends the process."""
+        flush_at = 0
+        if self.recorder:
+            self.recorder.start(self.core)
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            events, self._inbox = self._inbox, []
+            now = now_ns()
+            started = perf_counter_ns()
+            actions = self.core.handle(now, events)
+            self.ledger.decided(perf_counter_ns() - started)
+            for action in actions:
+                self._perform(action)
+            if self.recorder:
+                self.recorder.write(self.core, now, events, actions)
+                if now >= flush_at:
+                    self.recorder.flush()
+                    flush_at = now + 500_000_000
+
+    def _perform(self, action: ev.Action) -> None:
+        match action:
+            case ev.Launch():
+                if outbox := self._executor(action.device_id):
+                    codec.put_launch(outbox.frame.launches.add(), action.batch)
+                    outbox.touch()
+            case ev.Assign():
+                self._assign(action)
+            case ev.Refuse():
+                self._refuse(action)
+            case ev.WakeAt():
+                self._wake_at(action.at_ns)
+            case ev.WouldRefuse():
+                self.ledger.would_refuse(action)
+                _log.info("would refuse", request_id=action.request_id, model=action.model, why=action.message)
+            case ev.GrantWindow() | ev.LoadModel() | ev.UnloadModel():
+                self._order(action)
+            case ev.ModelChanged():
+                self._tell_model(action)
+            case ev.TicketDone():
+                if (future := self._tickets.pop(action.ticket, None)) and not future.done():
+                    future.set_result(action.error)
+
+    def _refuse(self, action: ev.Refuse) -> None:
+        self.ledger.refusals[action.reason] = self.ledger.refusals.get(action.reason, 0) + 1
+        if frontend := self.frontends.get(action.request_id >> FRONTEND_SHIFT):
+            codec.put_refusal(frontend.outbox.frame.refusals.add(), action)
+            frontend.outbox.touch()
+
+    def _order(self, action: ev.GrantWindow | ev.LoadModel | ev.UnloadModel) -> None:
+        """Orders to an executor about models and windows."""
+        outbox = self._executor(action.device_id)
+        if outbox is None:
+            return
+        match action:
+            case ev.GrantWindow():
+                outbox.frame.windows.add(window_id=action.window_id, until_ns=action.until_ns)
+            case ev.LoadModel():
+                outbox.frame.loads.add(model=action.model)
+            case ev.UnloadModel():
+                outbox.frame.unloads.add(model=action.model, version=action.version)
+        outbox.touch()
+
+    def _tell_model(self, action: ev.ModelChanged) -> None:
+        _log.info("model", model=action.model, version=action.version, state=action.availability, why=action.reason)
+        for frontend in self.frontends.values():
+            self.put_model(frontend.outbox.frame.models.add(), action)
+            frontend.outbox.touch()
+
+    def _assign(self, action: ev.Assign) -> None:
+        """Tells the frontend only if it must act: an executor that maps its memory reads the tensors where they lie."""
+        frontend = self.frontends.get(action.request_id >> FRONTEND_SHIFT)
+        executor = self.executors.get(action.device_id)
+        if not frontend or not executor:
+            return
+        if not action.staged or (action.device_id, executor.hello.incarnation) not in frontend.attached:
+            frontend.outbox.frame.assigns.add(
+                request_id=action.request_id, attempt=action.attempt, device_id=action.device_id
+            )
+            frontend.outbox.touch()
+
+    def _wake_at(self, at_ns: int) -> None:
+        if self._timer:
+            self._timer.cancel()
+        delay_s = max(0, at_ns - now_ns()) / 1e9
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
+
+    def _executor(self, device_id: str) -> Outbox[ToExecutor] | None:
+        link = self.executors.get(device_id)
+        return link.outbox if link else None
+
+    # ---- frontends
+
+    def put_model(self, message: scheduler_pb2.ModelState, change: ev.ModelChanged) -> None:
+        """Writes the state of a version of a model, with what the executors told of it."""
+        message.model, message.version, message.reason = change.model, change.version, change.reason
+        message.availability = codec.availability(change.availability)
+        message.device_ids.extend(change.device_ids)
+        if loaded := self.loaded.get((change.model, change.version)):
+            message.model_config = loaded.model_config
+            message.memory_bytes, message.load_ns = loaded.memory_bytes, loaded.load_ns
+
+    def connect_frontend(self, link: FrontendLink) -> None:
+        """Introduces a frontend: it is told of all executors and models."""
+        self.frontends[link.frontend_id] = link
+        for executor in self.executors.values():
+            self._put_executor(link, executor, lost=False)
+        for model, versions in self.core.lifecycle.versions.items():
+            for version, state in versions.items():
+                change = ev.ModelChanged(model, version, state.availability, state.reason, tuple(state.device_ids))
+                self.put_model(link.outbox.frame.models.add(), change)
+        link.outbox.touch()
+
+    def disconnect_frontend(self, link: FrontendLink) -> None:
+        """A frontend's stream broke."""
+        if self.frontends.get(link.frontend_id) is link:
+            del self.frontends[link.frontend_id]
+            self.post(ev.FrontendLost(link.frontend_id))
+
+    def _put_executor(self, frontend: FrontendLink, executor: ExecutorLink, *, lost: bool) -> None:
+        hello = executor.hello
+        frontend.outbox.frame.executors.add(
+            device=hello.device, incarnation=hello.incarnation, address=hello.address, lost=lost
+        )
+        frontend.outbox.touch()
+
+    # ---- executors
+
+    def connect_executor(self, hello: scheduler_pb2.ExecutorHello, outbox: Outbox[ToExecutor]) -> ExecutorLink:
+        """Introduces an executor, new or back. Raises ValueError if what it says of its models makes no sense."""
+        event = codec.joined(hello)
+        device_id = hello.device.device_id
+        known = self.executors.get(device_id)
+        same = known is not None and known.hello.incarnation == hello.incarnation
+        if known and known.lease:
+            known.lease.cancel()
+        link = ExecutorLink(hello, outbox, known.acknowledged if known and same else 0)
+        self.executors[device_id] = link
+        self.repository[device_id] = hello.repository
+        for loaded in hello.loaded:
+            self._remember(loaded)
+        for frontend in self.frontends.values():
+            if known and not same:
+                self._put_executor(frontend, known, lost=True)
+            self._put_executor(frontend, link, lost=False)
+        self.post(event)
+        _log.info("executor", device=device_id, state="back" if same else "joined", address=hello.address)
+        return link
+
+    def executor_events(self, link: ExecutorLink, events: list[executor_pb2.ExecutorEvent]) -> None:
+        """Takes what an executor told, each event once. Raises ValueError like `codec.executor_event`."""
+        for message in events:
+            if message.sequence <= link.acknowledged:
+                continue
+            link.acknowledged = message.sequence
+            kind = message.WhichOneof("event")
+            if kind == "model_loaded":
+                self._remember(message.model_loaded)
+            elif kind == "repository_scanned":
+                self.repository[link.hello.device.device_id] = message.repository_scanned
+                self.scanned.set()
+            if event := codec.executor_event(link.hello.device.device_id, message):
+                if isinstance(event, ev.BatchFinished):
+                    self.ledger.finished(event)
+                self.post(event)
+
+    def _remember(self, loaded: executor_pb2.ModelLoaded) -> None:
+        self.loaded[codec.model_name(loaded.model_config), loaded.version] = loaded
+
+    def disconnect_executor(self, link: ExecutorLink) -> None:
+        """An executor's stream broke: its lease runs, and then it is lost."""
+        device_id, incarnation = link.hello.device.device_id, link.hello.incarnation
+        if self.executors.get(device_id) is not link:
+            return
+        link.outbox = None
+        self.post(ev.DeviceSuspended(device_id, incarnation))
+        link.lease = asyncio.get_running_loop().call_later(self._lease_s, self._lease_ended, link)
+
+    def _lease_ended(self, link: ExecutorLink) -> None:
+        device_id = link.hello.device.device_id
+        if self.executors.get(device_id) is link:
+            del self.executors[device_id]
+            self.repository.pop(device_id, None)
+            for frontend in self.frontends.values():
+                self._put_executor(frontend, link, lost=True)
+            self.post(ev.DeviceLost(device_id, link.hello.incarnation))
+            _log.warning("executor lost", device=device_id)
+
+    # ---- models on request
+
+    async def load(self, model: str) -> str:
+        """Loads a model; returns an error, empty if well."""
+        ticket, done = self._new_ticket()
+        self.post(ev.LoadRequested(model, ticket))
+        return await done
+
+    async def unload(self, model: str) -> str:
+        """Unloads a model; returns an error, empty if well."""
+        ticket, done = self._new_ticket()
+        self.post(ev.UnloadRequested(model, ticket))
+        return await done
+
+    def _new_ticket(self) -> tuple[int, "asyncio.Future[str]"]:
+        ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
+        done = self._tickets[ticket] = asyncio.get_running_loop().create_future()
+        return ticket, done
+
+    async def scan(self) -> None:
+        """Has the executors re-read their repositories; returns when one has told, or after a second."""
+        self.scanned.clear()
+        asked = [link.outbox for link in self.executors.values() if link.outbox]
+        for outbox in asked:
+            outbox.frame.scan_repository = True
+            outbox.touch()
+        if asked:
+            try:
+                await asyncio.wait_for(self.scanned.wait(), timeout=1.0)
+            except TimeoutError:
+                _log.warning("no executor told its repository within a second")

@@ -106,7 +106,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m cotenant.executor`."""
     options = settings.read(ExecutorSettings, "executor", __doc__, argv)
     logs.configure("executor", level=options.log_level, style=options.log_format)
-    server.run(serve(options))
+    try:
+        server.run(serve(options))
+    except (OSError, RuntimeError, ValueError) as error:  # an address that is taken, a device that is not there
+        raise SystemExit(f"cotenant.executor: {error}") from error
 
 
 if __name__ == "__main__":

@@ -52,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m cotenant.predictor`."""
     options = settings.read(PredictorSettings, "predictor", __doc__, argv)
     logs.configure("predictor", level=options.log_level, style=options.log_format)
-    server.run(serve(options))
+    try:
+        server.run(serve(options))
+    except (OSError, RuntimeError, ValueError) as error:  # an address that is taken, a device that is not there
+        raise SystemExit(f"cotenant.predictor: {error}") from error
 
 
 if __name__ == "__main__":

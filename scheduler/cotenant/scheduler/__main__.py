@@ -65,6 +65,7 @@ async def serve(options: SchedulerSettings) -> None:
     if options.record:
         cap_bytes = options.record_cap_mib * 2**20
         shell.recorder = Recorder(Path(options.record), cap_bytes, epoch=shell.epoch, software=software)
+        shell.recorder.start(shell.core)
     service = SchedulerService(shell, software=software)
     process = server.Server(service_names=["cotenant.v1.SchedulerService"])
     scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(service, process.grpc)
@@ -100,7 +101,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m cotenant.scheduler`."""
     options = settings.read(SchedulerSettings, "scheduler", __doc__, argv)
     logs.configure("scheduler", level=options.log_level, style=options.log_format)
-    server.run(serve(options))
+    try:
+        server.run(serve(options))
+    except (OSError, RuntimeError) as error:  # an address that is taken, a file that cannot be written
+        raise SystemExit(f"cotenant.scheduler: {error}") from error
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ class Recorder:
 
     def start(self, core: Core) -> None:
         """Begins a part. Raises OSError if the file cannot be made."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._next_part(core)
 
     def write(self, core: Core, now_ns: int, events: Sequence[Event], actions: Sequence[Action]) -> None:

@@ -76,8 +76,6 @@ class Shell:
     async def run(self) -> None:
         """Owns the core. Ends only by cancellation, or by an error of ours, which ends the process."""
         flush_at = 0
-        if self.recorder:
-            self.recorder.start(self.core)
         while True:
             await self._wake.wait()
             self._wake.clear()

@@ -1,0 +1,34 @@
+"""The `cotenant` command: finds the subcommand and hands over. Each is imported only when it is called."""
+
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+COMMANDS = {
+    "serve": "run the whole stack on this host until Ctrl-C",
+    "load": "send an open-loop load and tell who was answered in time",
+    "top": "live view: who runs beside whom, queues, attainment, prediction error",
+    "demo": "the stack, a load and a report, in one command",
+    "replay": "feed a recorded log to a fresh core and compare",
+}
+
+_HELP = "usage: cotenant COMMAND [--help]\n\n" + "\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())
+
+
+def main() -> int:
+    """Entry point of the `cotenant` command."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(_HELP)
+        return 0
+    if sys.argv[1] == "--version":
+        print(version("cotenant"))
+        return 0
+    if sys.argv[1] not in COMMANDS:
+        print(f"cotenant: there is no command '{sys.argv[1]}'\n\n{_HELP}", file=sys.stderr)
+        return 2
+    status: int = import_module(f"cotenant.cli.{sys.argv[1]}").main(sys.argv[2:])
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,7 @@
 import os
 
 from hypothesis import settings
+
 from stacks import identity_stack
 
 __all__ = ["identity_stack"]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import tritonclient.grpc as triton
+
 from stacks import StackThread
 
 

@@ -70,7 +70,8 @@ async def serve(options: ExecutorSettings) -> None:
     process = server.Server(service_names=["cotenant.v1.ExecutorService"])
     executor_pb2_grpc.add_ExecutorServiceServicer_to_server(ExecutorService(device, exchange, reports), process.grpc)
     port = process.bind(options.listen)
-    own_address = options.advertise or f"{options.listen.rpartition(':')[0]}:{port}"
+    listening = options.listen if options.listen.startswith("unix:") else f"{options.listen.rpartition(':')[0]}:{port}"
+    own_address = options.advertise or listening
 
     profiler = Profiler(
         device,

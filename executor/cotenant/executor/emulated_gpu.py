@@ -16,7 +16,7 @@ import json
 import math
 import random
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -85,7 +85,7 @@ def personalities() -> dict[str, Personality]:
     }
 
 
-@dataclass
+@dataclass(slots=True)
 class Stream:
     """A batch that runs: where it is in its kernels, and when each began and ended."""
 
@@ -101,11 +101,6 @@ class Stream:
     def __post_init__(self) -> None:
         self.left_ns = min(self.left_ns, self.kernels[self.index].duration_ns)
 
-    @property
-    def computing(self) -> bool:
-        """Whether a kernel runs, rather than the gap before it."""
-        return self.gap_left_ns <= 0.0
-
     def copy(self) -> "Stream":
         """An independent copy, for looking ahead."""
         return replace(self, trace=list(self.trace))
@@ -116,82 +111,86 @@ class EmulatedGpu:
 
     def __init__(self, seed: int = 0) -> None:
         self._random = random.Random(seed)  # noqa: S311
-        self._streams: dict[int, Stream] = {}
+        self._streams: list[Stream] = []  # that run
+        self._done: list[Stream] = []  # that have ended, and were not fetched
         self._now_ns = 0.0
-        self._next: tuple[int, float] | None = None
+        self._ahead: _Ahead | None = None  # the state at the next end, if nothing is started before
 
     def start(self, now_ns: int, key: int, kernels: list[Kernel]) -> None:
         """A batch begins. Raises ValueError if one of that key runs already, or it has no kernels."""
-        if key in self._streams or not kernels:
+        if not kernels or any(stream.key == key for stream in self._streams):
             raise ValueError(f"batch {key} runs already, or has no kernels")
         self._run_to(float(now_ns))
-        self._streams[key] = Stream(key, self._noisy(kernels), max(self._now_ns, float(now_ns)))
-        self._next = None
+        self._streams.append(Stream(key, self._noisy(kernels), self._now_ns))
+        self._ahead = None
 
     def finished(self, now_ns: int) -> list[Stream]:
         """Batches that have ended by now, in order of their ends."""
         self._run_to(float(now_ns))
-        done = sorted((s for s in self._streams.values() if s.finished_ns), key=lambda s: s.finished_ns)
-        for stream in done:
-            del self._streams[stream.key]
+        done, self._done = self._done, []
         return done
 
     def next_finish_ns(self) -> int | None:
         """When the next batch will end if none is started before; None if none runs."""
-        if self._next is None and self._streams:
-            running = [s for s in self._streams.values() if not s.finished_ns]
-            if not running:
-                return math.ceil(min(s.finished_ns for s in self._streams.values()))
-            ahead = [stream.copy() for stream in running]
-            clock = self._now_ns
-            while not any(stream.finished_ns for stream in ahead):
-                clock = _step(ahead, clock, math.inf)
-            first = min((s for s in ahead if s.finished_ns), key=lambda s: (s.finished_ns, s.key))
-            self._next = (first.key, first.finished_ns)
-        return math.ceil(self._next[1]) if self._next else None
+        if self._done:
+            return math.ceil(self._done[0].finished_ns)
+        if not self._streams:
+            return None
+        return math.ceil(self._look_ahead().now_ns)
+
+    def _look_ahead(self) -> "_Ahead":
+        """Runs a copy of the device to the next end."""
+        if self._ahead is None:
+            streams, now_ns = [stream.copy() for stream in self._streams], self._now_ns
+            while not any(stream.finished_ns for stream in streams):
+                now_ns = _step(streams, now_ns, math.inf)
+            self._ahead = _Ahead(now_ns, streams)
+        return self._ahead
 
     def _run_to(self, now_ns: float) -> None:
-        if not any(not s.finished_ns for s in self._streams.values()):
-            self._now_ns = max(self._now_ns, now_ns)
-            return
-        while self._now_ns < now_ns:
-            running = [s for s in self._streams.values() if not s.finished_ns]
-            if not running:
-                self._now_ns = now_ns
-                break
-            self._now_ns = _step(running, self._now_ns, now_ns)
-            if any(stream.finished_ns for stream in running):
-                self._next = None
+        while self._streams and self._now_ns < now_ns:
+            if self._ahead is not None and self._ahead.now_ns <= now_ns:
+                self._now_ns, self._streams = self._ahead.now_ns, self._ahead.streams
+            else:
+                self._now_ns = _step(self._streams, self._now_ns, now_ns)
+            if any(stream.finished_ns for stream in self._streams):
+                self._ahead = None
+                ended = [stream for stream in self._streams if stream.finished_ns]
+                self._done += sorted(ended, key=lambda stream: stream.key)
+                self._streams = [stream for stream in self._streams if not stream.finished_ns]
+        self._now_ns = max(self._now_ns, now_ns)
 
     def _noisy(self, kernels: list[Kernel]) -> list[Kernel]:
-        batch = self._random.lognormvariate(0.0, BATCH_NOISE)
-        return [
-            k._replace(duration_ns=k.duration_ns * batch * self._random.lognormvariate(0.0, KERNEL_NOISE))
-            for k in kernels
-        ]
+        draw = self._random.lognormvariate
+        batch = draw(0.0, BATCH_NOISE)
+        return [Kernel(k[0] * batch * draw(0.0, KERNEL_NOISE), k[1], k[2], k[3]) for k in kernels]
+
+
+class _Ahead(NamedTuple):
+    now_ns: float
+    streams: list[Stream]
 
 
 def _step(streams: list[Stream], now_ns: float, limit_ns: float) -> float:
     """Runs to the next change of what runs, or to the limit; returns the instant reached."""
-    computing = [s for s in streams if s.computing]
+    computing = [s for s in streams if s.gap_left_ns <= 0.0]
+    waiting = [s for s in streams if s.gap_left_ns > 0.0]
     rates = progress_rates([s.kernels[s.index] for s in computing])
     step = limit_ns - now_ns
     for stream, rate in zip(computing, rates, strict=True):
         step = min(step, stream.left_ns / rate)
-    for stream in streams:
-        if not stream.computing:
-            step = min(step, stream.gap_left_ns)
+    for stream in waiting:
+        step = min(step, stream.gap_left_ns)
     now_ns += step
     for stream, rate in zip(computing, rates, strict=True):
         stream.left_ns -= step * rate
         if stream.left_ns <= 1e-3:
             _end_kernel(stream, now_ns)
-    for stream in streams:
-        if not stream.computing and stream not in computing:
-            stream.gap_left_ns -= step
-            if stream.gap_left_ns <= 1e-3:
-                stream.gap_left_ns = 0.0
-                stream.trace.append((now_ns - stream.started_ns, 0.0))
+    for stream in waiting:
+        stream.gap_left_ns -= step
+        if stream.gap_left_ns <= 1e-3:
+            stream.gap_left_ns = 0.0
+            stream.trace.append((now_ns - stream.started_ns, 0.0))
     return now_ns
 
 
@@ -205,36 +204,37 @@ def _end_kernel(stream: Stream, now_ns: float) -> None:
         stream.gap_left_ns = LAUNCH_GAP_NS
 
 
-def progress_rates(kernels: list[Kernel]) -> list[float]:
+def progress_rates(kernels: list[Kernel]) -> tuple[float, ...]:
     """Rate in (0, 1] of each of the kernels that run together."""
-    count = len(kernels)
-    if count < 2:
-        return [1.0] * count
-    footprint = sum(k.l2 for k in kernels)
-    needs = [
-        [k.sm for k in kernels],
-        [k.dram * (1.0 + CACHE_INTERFERENCE * k.l2 * (footprint - k.l2)) for k in kernels],
-    ]
+    if len(kernels) < 2:
+        return (1.0,) * len(kernels)
+    return _rates(tuple(k[1:] for k in kernels))
+
+
+@lru_cache(maxsize=2**18)
+def _rates(shares: tuple[tuple[float, float, float], ...]) -> tuple[float, ...]:
+    """Rates of kernels of these (sm, dram, l2); the same few thousand sets meet again and again."""
+    footprint = sum(l2 for _, _, l2 in shares)
+    sm = [need for need, _, _ in shares]
+    dram = [need * (1.0 + CACHE_INTERFERENCE * l2 * (footprint - l2)) for _, need, l2 in shares]
+    by_sm, by_dram = [1.0] * len(shares), [1.0] * len(shares)
     # A kernel held back by one resource leaves some of the other to the rest; three rounds settle it to a percent.
-    caps = [[1.0] * count for _ in needs]
     for _ in range(3):
-        for resource, need in enumerate(needs):
-            limited = [min(caps[other][i] for other in range(len(needs)) if other != resource) for i in range(count)]
-            granted = max_min_fair([n * limit for n, limit in zip(need, limited, strict=True)])
-            caps[resource] = [
-                min(1.0, share / n) if n > 0 and share < n * limit - 1e-12 else 1.0
-                for n, share, limit in zip(need, granted, limited, strict=True)
-            ]
-    return [max(1e-3, min(cap[i] for cap in caps)) for i in range(count)]
+        level = fair_level([need * cap for need, cap in zip(sm, by_dram, strict=True)])
+        by_sm = [1.0 if need * cap <= level else level / need for need, cap in zip(sm, by_dram, strict=True)]
+        level = fair_level([need * cap for need, cap in zip(dram, by_sm, strict=True)])
+        by_dram = [1.0 if need * cap <= level else level / need for need, cap in zip(dram, by_sm, strict=True)]
+    return tuple(max(1e-3, min(a, b)) for a, b in zip(by_sm, by_dram, strict=True))
 
 
-def max_min_fair(needs: list[float]) -> list[float]:
-    """Shares of one unit of a resource: whoever needs less than an equal share gets it, the rest is divided."""
-    granted = [0.0] * len(needs)
-    left, waiting = 1.0, sorted(range(len(needs)), key=lambda i: needs[i])
-    while waiting:
-        equal = left / len(waiting)
-        i = waiting.pop(0)
-        granted[i] = min(needs[i], equal)
-        left -= granted[i]
-    return granted
+def fair_level(needs: list[float]) -> float:
+    """Water level of max-min fairness on one unit: who needs less gets all of it, the others get the level each."""
+    left, count = 1.0, len(needs)
+    if sum(needs) <= left:
+        return math.inf
+    for need in sorted(needs):
+        if need * count > left:
+            break
+        left -= need
+        count -= 1
+    return left / count

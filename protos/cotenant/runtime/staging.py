@@ -63,7 +63,7 @@ class Arena:
     """Hands out blocks of `[start, end)`: best fit by size, merged with free neighbours when returned."""
 
     def __init__(self, start: int, end: int) -> None:
-        start = aligned(start)
+        start, end = aligned(start), end - end % ALIGNMENT
         self.capacity = end - start
         self.used = 0
         self._size_at: dict[int, int] = {start: end - start}  # free blocks: start -> size

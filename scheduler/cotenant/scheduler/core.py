@@ -32,13 +32,18 @@ WINDOW_LIMIT_NS = 2_000_000_000
 
 
 class CoreConfig(msgspec.Struct, frozen=True):
-    """What does not change while the core runs; part of every log's header."""
+    """What does not change while the core runs; part of every log's snapshots.
+
+    After a start, requests for models that nobody serves yet wait for `settle_ns`: the frontends of an earlier
+    scheduler may be back before its executors are.
+    """
 
     policy: str = "edf"
     level: float = 0.95
     observe_only: bool = False
     max_pending: int = 16384
     answer_overhead_ns: int = 2_000_000
+    settle_ns: int = 2_000_000_000
     load_all: bool = True
     load_models: tuple[str, ...] = ()
 
@@ -54,6 +59,8 @@ class Core:
         self.estimates_versions: dict[str, int] = {}
         self.places: dict[int, tuple[str, int]] = {}  # request -> (device, batch it runs in or 0)
         self.waiting: dict[int, ev.Request] = {}
+        self.unplaced: dict[int, ev.Request] = {}  # after a start: nobody serves their model yet
+        self.settled_ns = 0  # until when that is waited for
         self.next_batch_id = 1
         self.answer_overhead_ns = config.answer_overhead_ns
         self.draining = False
@@ -70,8 +77,11 @@ class Core:
         self.now_ns = max(now_ns, self.now_ns)
         self._actions = self.lifecycle.actions = []
         self._touched = {d.spec.device_id for d in self.devices.values() if 0 < d.wake_ns <= self.now_ns}
+        self.settled_ns = self.settled_ns or self.now_ns + self.config.settle_ns
         for event in events:
             self._HANDLERS[type(event)](self, event)
+        if self.unplaced:
+            self._place_again()
         for device_id, device in list(self.devices.items()):
             if device_id in self._touched:
                 self._decide(device)
@@ -81,6 +91,8 @@ class Core:
 
     def _set_timer(self) -> None:
         wake_ns = min((d.wake_ns for d in self.devices.values() if d.wake_ns), default=0)
+        if self.unplaced:
+            wake_ns = min(wake_ns or self.settled_ns, self.settled_ns)
         if wake_ns and (wake_ns != self.timer_ns or self.timer_ns <= self.now_ns):
             self._actions.append(ev.WakeAt(wake_ns))
         self.timer_ns = wake_ns
@@ -89,16 +101,18 @@ class Core:
 
     def _on_request_arrived(self, event: ev.RequestArrived) -> None:
         request = event.request
-        if request.request_id in self.places:
+        if request.request_id in self.places or request.request_id in self.unplaced:
             return  # submitted again after a broken stream; it is in good hands
         if self.draining:
             self._refuse(request, ev.SHUTTING_DOWN, "the scheduler is shutting down")
-        elif len(self.waiting) >= self.config.max_pending:
+        elif len(self.waiting) + len(self.unplaced) >= self.config.max_pending:
             self._refuse(request, ev.QUEUE_FULL, "Exceeds maximum queue size")
         else:
             self._place(request)
 
     def _on_request_cancelled(self, event: ev.RequestCancelled) -> None:
+        if request := self.unplaced.pop(event.request_id, None):
+            self._refuse(request, ev.CANCELLED, "cancelled by the client")
         device_id, batch_id = self.places.get(event.request_id, ("", 0))
         if device_id and not batch_id:
             request = self._unqueue(event.request_id)
@@ -107,6 +121,8 @@ class Core:
     def _on_frontend_lost(self, event: ev.FrontendLost) -> None:
         for request_id in [r for r in self.waiting if r >> FRONTEND_SHIFT == event.frontend_id]:
             self._unqueue(request_id)
+        for request_id in [r for r in self.unplaced if r >> FRONTEND_SHIFT == event.frontend_id]:
+            del self.unplaced[request_id]
 
     def _on_answer_overhead_measured(self, event: ev.AnswerOverheadMeasured) -> None:
         # Rises at once, falls slowly: a margin that is too small makes answers late.
@@ -123,13 +139,22 @@ class Core:
         """Queues a request where it will be answered first, or refuses it."""
         homes = [d for d in self.devices.values() if (request.model, request.version) in d.models]
         if not homes or not self.lifecycle.ready(request.model, request.version):
-            self._refuse(
-                request, ev.MODEL_UNAVAILABLE, f"no device serves model '{request.model}' version {request.version}"
-            )
+            if not homes and self.now_ns < self.settled_ns:
+                self.unplaced[request.request_id] = request
+                return
+            what = f"model '{request.model}' version {request.version}"
+            self._refuse(request, ev.MODEL_UNAVAILABLE, f"no device serves {what}")
             return
         options = [self._option(device, request) for device in homes]
         _, _, _, device_id, verdict = min(options, key=lambda option: option[:4])
         self._settle(request, device_id, verdict)
+
+    def _place_again(self) -> None:
+        """Tries to place what waits for its model; refuses it once everyone has had time to come back."""
+        unplaced, self.unplaced = self.unplaced, {}
+        for request in unplaced.values():
+            if request.request_id not in self.places:
+                self._place(request)
 
     def _option(self, device: Device, request: ev.Request) -> tuple[bool, bool, int, str, Rejection | None]:
         """One device for a request: whether it is away, whether it would refuse, and when the answer would be there."""

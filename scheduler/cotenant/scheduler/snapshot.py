@@ -46,6 +46,8 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True, tag=True, tag_fi
     answer_overhead_ns: int
     draining: bool
     wake_ns: int
+    settled_ns: int
+    unplaced: tuple[ev.Request, ...] = ()
     devices: tuple[DeviceSnapshot, ...] = ()
     tables: tuple[TableSnapshot, ...] = ()
     versions: dict[str, dict[str, VersionState]] = {}
@@ -64,6 +66,8 @@ def take(core: Core) -> Snapshot:
         answer_overhead_ns=core.answer_overhead_ns,
         draining=core.draining,
         wake_ns=core.timer_ns,
+        settled_ns=core.settled_ns,
+        unplaced=tuple(core.unplaced.values()),
         devices=tuple(map(_of_device, core.devices.values())),
         tables=tuple(
             TableSnapshot(d, core.estimates_versions.get(d, 0), tuple(t.classes.values()), tuple(t.sets.values()))
@@ -102,6 +106,8 @@ def restore(snapshot: Snapshot, policy: Policy) -> Core:
     core.answer_overhead_ns = snapshot.answer_overhead_ns
     core.draining = snapshot.draining
     core.timer_ns = snapshot.wake_ns
+    core.settled_ns = snapshot.settled_ns
+    core.unplaced = {request.request_id: request for request in snapshot.unplaced}
     for table in snapshot.tables:
         core.tables[table.device_id] = EstimateTable()
         core.tables[table.device_id].update(table.classes, table.sets, complete=True)

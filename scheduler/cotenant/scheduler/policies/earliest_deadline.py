@@ -9,7 +9,7 @@ Rules, in order:
 4. While a more urgent request waits for the device to empty, what is launched past it must be expected to end before
    that request's last safe start.
 5. A model with a queue delay waits for a preferred batch size, never past the last safe start of its head.
-6. A class whose work is unknown runs alone, once: then it is known.
+6. A class whose work is unknown runs alone: the device empties for it, and nothing is launched beside it.
 """
 
 from cotenant.scheduler.books import Device, Queue
@@ -60,6 +60,8 @@ class EarliestDeadline:
         hopeless = self.doomed(device, now_ns)
         if hopeless.rejections or len(device.running) >= device.spec.max_concurrency:
             return hopeless
+        if any(not body.batch.forecast.work_ns for body in device.running.values()):
+            return hopeless  # rule 6
         wake_ns = hopeless.wake_ns
         must_end_by = 0  # rule 4
         for queue in device.by_urgency():

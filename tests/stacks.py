@@ -58,7 +58,8 @@ parameters {{ key: "execute_delay_ms" value {{ string_value: "{delay_ms}" }} }}
 @contextlib.asynccontextmanager
 async def running(folder: Path, repository: Path, **options: Any) -> AsyncIterator[Stack]:
     """A stack that is ready, with all models of the repository settled."""
-    extra = {"executor": (f"--profile-cache={folder / 'profiles'}",), **options.pop("extra", {})}
+    extra = dict(options.pop("extra", {}))
+    extra["executor"] = (f"--profile-cache={folder / 'profiles'}", *extra.get("executor", ()))
     stack = Stack(
         StackOptions(repository, folder / "run", port=free_port(), metrics=False, sockets=True, extra=extra, **options)
     )

@@ -1,5 +1,7 @@
 """The core by example: events in, actions out."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -92,17 +94,18 @@ def test_what_became_late_in_the_queue_is_refused_when_it_is_certain_and_never_r
 
 
 def test_the_most_urgent_goes_first_and_priority_goes_before_deadline() -> None:
-    world = World()
-    world.join("a", "b", "c", concurrency=1)
-    world.arrive("a")
-    world.step(world.request("a", slo_ms=90), world.request("b", slo_ms=80), world.request("c", slo_ms=500, priority=1))
-    # Without priority levels in the configuration, 0 is the default and comes before 1.
-    assert launches(world.finish(1, after_ms=5)) == [("b", 1)]
-    world = World()
-    world.join("a", "b", concurrency=1, priority_levels=2, default_priority=2)
-    world.arrive("a")
-    world.step(world.request("a", slo_ms=80), world.request("b", slo_ms=500, priority=1))
-    assert launches(world.finish(1, after_ms=5)) == [("b", 1)]
+    def first(*requests: tuple[str, float, int], **spec: Any) -> str:
+        world = World()
+        world.join("a", "b", concurrency=1, **spec)
+        world.arrive("a")
+        world.step(*(world.request(model, slo_ms, priority=priority) for model, slo_ms, priority in requests))
+        return launches(world.finish(1, after_ms=5))[0][0]
+
+    assert first(("a", 90, 0), ("b", 80, 0)) == "b"
+    assert first(("a", 90, 1), ("b", 80, 0)) == "a"  # 1 is the most urgent, 0 the default
+    assert first(("a", 90, 0), ("b", 80, 3)) == "a"
+    assert first(("a", 90, 1), ("b", 80, 2), priority_levels=4, default_priority=3) == "a"
+    assert first(("a", 90, 0), ("b", 80, 9), priority_levels=4) == "b"  # beyond the levels: the default
 
 
 def test_a_batch_is_not_launched_where_it_would_make_a_running_one_late() -> None:

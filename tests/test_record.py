@@ -112,7 +112,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_run(tmp_path: Path) -> None:
             log._file = Full()  # type: ignore[assignment]
         original(*args)  # type: ignore[arg-type]
 
-    log.write = write  # type: ignore[method-assign]
+    setattr(log, "write", write)
     outcome = simulation.run(2 * 10**9)
     assert outcome.batches > 50
     assert not log.recording

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -19,7 +20,7 @@ def device_spec(name: str = "gpu-0", concurrency: int = 2) -> ev.DeviceSpec:
     return ev.DeviceSpec(name, "emulated", "test", 2**30, concurrency, RESOURCES)
 
 
-def model_spec(name: str, **more: object) -> ev.ModelSpec:
+def model_spec(name: str, **more: Any) -> ev.ModelSpec:
     settings: dict[str, object] = {"max_batch_size": 4, "batching": True, **more}
     return msgspec.convert({"model": name, "version": "1", **settings}, ev.ModelSpec)
 
@@ -43,7 +44,7 @@ def estimate(name: str, size: int, work_ms: float, loss: float = 0.0, factor: fl
 class World:
     """A core and what happens to it. `step` hands events over and checks what must always hold."""
 
-    def __init__(self, policy: str = "edf", **config: object) -> None:
+    def __init__(self, policy: str = "edf", **config: Any) -> None:
         settings = msgspec.convert({"policy": policy, "answer_overhead_ns": MS, **config}, CoreConfig)
         self.core = Core(settings, POLICIES[policy](settings.level))
         self.twin = Core(settings, POLICIES[policy](settings.level))
@@ -73,20 +74,20 @@ class World:
     # ---- shorthands
 
     def join(
-        self, *names: str, device: str = "gpu-0", concurrency: int = 2, work_ms: float = 10.0, **spec: object
+        self, *names: str, device: str = "gpu-0", concurrency: int = 2, work_ms: float = 10.0, **spec: Any
     ) -> None:
         """A device with models that are loaded and measured."""
         self.step(ev.DeviceJoined(device_spec(device, concurrency), 1))
         for name in names:
             self.load(name, device=device, work_ms=work_ms, **spec)
 
-    def load(self, name: str, *, device: str = "gpu-0", work_ms: float = 10.0, **spec: object) -> None:
+    def load(self, name: str, *, device: str = "gpu-0", work_ms: float = 10.0, **spec: Any) -> None:
         self.step(
             *(ev.ClassProfiled(device, p) for p in profiles(name, work_ms)),
             ev.ModelLoaded(device, model_spec(name, **spec), 1000),
         )
 
-    def request(self, model: str, slo_ms: float = 100.0, **more: object) -> ev.RequestArrived:
+    def request(self, model: str, slo_ms: float = 100.0, **more: Any) -> ev.RequestArrived:
         """An arrival now; `slo_ms` 0 for no deadline."""
         fields = {
             "request_id": self._next_request,
@@ -103,7 +104,7 @@ class World:
         self.submitted[request.request_id] = request
         return ev.RequestArrived(request)
 
-    def arrive(self, model: str, slo_ms: float = 100.0, **more: object) -> list[ev.Action]:
+    def arrive(self, model: str, slo_ms: float = 100.0, **more: Any) -> list[ev.Action]:
         return self.step(self.request(model, slo_ms, **more))
 
     def finish(self, batch_id: int, after_ms: float = 0.0) -> list[ev.Action]:

@@ -5,7 +5,6 @@
 """
 
 import asyncio
-import ctypes
 import os
 import signal
 import subprocess
@@ -31,8 +30,8 @@ ENVIRONMENT: Mapping[str, str] = {
     "OMP_NUM_THREADS": "1",
     "GRPC_VERBOSITY": "ERROR",
     "PYTHONUNBUFFERED": "1",
+    "COTENANT_DIE_WITH_PARENT": "1",  # a supervisor that is killed takes its services with it
 }
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,6 @@ class Stack:
                 stdin=subprocess.DEVNULL,
                 env={**ENVIRONMENT, **os.environ},
                 start_new_session=True,  # Ctrl-C is ours to pass on, in order
-                preexec_fn=_die_with_parent,  # noqa: PLW1509
             )
         self._started[name] = time.monotonic()
 
@@ -239,11 +237,3 @@ class Stack:
                 for process in processes:
                     process.kill()
             await asyncio.sleep(0.01)
-
-
-def _die_with_parent() -> None:
-    """In the child: a supervisor that is killed takes its services with it."""
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    except (OSError, AttributeError):
-        return

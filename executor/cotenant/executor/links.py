@@ -21,6 +21,7 @@ _log = structlog.get_logger()
 
 PING_S = 0.25
 RECONNECT_S = 0.2
+LINGER_S = 0.02  # events for the predictor wait so long for company: learning can wait, batches cannot
 
 
 def on_peer_clock(event: pb.ExecutorEvent, clock: PeerClock) -> pb.ExecutorEvent:
@@ -217,7 +218,7 @@ class PredictorLink:
                 await asyncio.sleep(RECONNECT_S)
 
     async def _converse(self, stub: "predictor_pb2_grpc.PredictorServiceAsyncStub") -> None:
-        outbox: Outbox[predictor_pb2.ObserveRequest] = Outbox(predictor_pb2.ObserveRequest)
+        outbox: Outbox[predictor_pb2.ObserveRequest] = Outbox(predictor_pb2.ObserveRequest, linger_s=LINGER_S)
         outbox.frame.hello.device.CopyFrom(self._device.describe())
         outbox.frame.hello.incarnation = self._reports.incarnation
         outbox.frame.events.extend(self._buffer.all())

@@ -1,6 +1,7 @@
 """Starts the predictor: settings, wiring, run."""
 
 import asyncio
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logs.configure("predictor", level=options.log_level, style=options.log_format)
     try:
         server.run(serve(options))
-    except (OSError, RuntimeError, ValueError) as error:  # an address that is taken, a device that is not there
+    except (OSError, RuntimeError, ValueError, sqlite3.Error) as error:  # an address that is taken, a file that is none
         raise SystemExit(f"cotenant.predictor: {error}") from error
 
 

@@ -51,6 +51,11 @@ class Ratios:
             return self._sorted[rank - 1]
         return self._sorted[-1] * 1.05
 
+    @property
+    def largest(self) -> float:
+        """The largest kept; 0 if none is."""
+        return self._sorted[-1] if self._sorted else 0.0
+
     def recent(self) -> list[float]:
         """What is kept, oldest first."""
         return list(self._arrived)
@@ -70,14 +75,13 @@ class Bounds:
         """Factors for all levels and both kinds, at least 1."""
         found: list[QuantileFactor] = []
         for kind, wide in enumerate((WIDE_ALONE, WIDE_BESIDE)):
-            for level in levels:
-                own, all_classes = self.kinds[kind], pooled.kinds[kind]
+            own, all_classes = self.kinds[kind], pooled.kinds[kind]
+            factor = 1.0  # what covers more is never less
+            for level in sorted(levels):
                 if own.enough(level):
-                    factor = own.quantile(level)
-                elif all_classes.enough(level):
-                    # Others' errors, but never less than the worst of one's own.
-                    factor = max([all_classes.quantile(level), *own.recent()])
-                else:
-                    factor = wide
-                found.append(QuantileFactor(level, round(max(1.0, factor), 4), kind))
+                    factor = max(factor, own.quantile(level))
+                else:  # others' errors, or a wide guess, but never less than the worst of one's own
+                    borrowed = all_classes.quantile(level) if all_classes.enough(level) else wide
+                    factor = max(factor, borrowed, own.largest)
+                found.append(QuantileFactor(level, round(factor, 4), kind))
         return tuple(found)

@@ -125,7 +125,7 @@ class DeviceModel:
         alone_ns = sum(duration for duration, others in seen.slices if not others)
         if alone_ns >= 0.99 * seen.duration_ns:
             self._learn_work(state, seen.duration_ns)
-        elif state.work_ns > 0.0:
+        else:
             self._learn_loss(state, seen)
         self._dirty[seen.batch_class] = None
 
@@ -139,6 +139,8 @@ class DeviceModel:
 
     def _learn_loss(self, state: ClassState, seen: Observation) -> None:
         x = self._mean_features(state, seen)
+        if state.work_ns <= 0.0:  # never measured alone: infer its work from what its neighbours should have cost
+            state.work_ns = seen.duration_ns * max(MIN_RATE, 1.0 - float(self.shared.mean @ x))
         loss = max(-LOSS_LIMIT, min(LOSS_LIMIT, 1.0 - state.work_ns / seen.duration_ns))
         self.shared.learn(x, loss - float(state.deviation.mean @ x))
         state.deviation.learn(x, loss - float(self.shared.mean @ x))

@@ -16,12 +16,13 @@ class Outbox(Generic[Frame]):
     """The next frame for one peer, and how many messages it holds.
 
     `limit` bounds what a peer that does not read can make us keep: beyond it `full` is true, and the producer
-    decides what to refuse.
+    decides what to refuse. `linger_s` is how long a frame waits for company: 0 where someone waits for it.
     """
 
-    def __init__(self, new_frame: Callable[[], Frame], *, limit: int = 65536) -> None:
+    def __init__(self, new_frame: Callable[[], Frame], *, limit: int = 65536, linger_s: float = 0.0) -> None:
         self._new_frame = new_frame
         self._limit = limit
+        self._linger_s = linger_s
         self._waiting = asyncio.Event()
         self._closed = False
         self.frame = new_frame()
@@ -46,7 +47,7 @@ class Outbox(Generic[Frame]):
         """The frames to send, one after another, until closed."""
         while True:
             await self._waiting.wait()
-            await asyncio.sleep(0)  # whoever else is ready in this turn of the loop joins the frame
+            await asyncio.sleep(self._linger_s)  # even 0 lets whoever is ready in this turn of the loop join the frame
             self._waiting.clear()
             if self.count:
                 frame, self.frame, self.count = self.frame, self._new_frame(), 0

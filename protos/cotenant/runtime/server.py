@@ -5,6 +5,8 @@ finished within the grace. A second one ends now.
 """
 
 import asyncio
+import ctypes
+import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -37,6 +39,7 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
 ]
 
 _log = structlog.get_logger()
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Health:
@@ -104,4 +107,14 @@ def open_channel(address: str) -> grpc.aio.Channel:
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Runs a service's main coroutine on uvloop (20 to 30 % less CPU per message than asyncio's loop)."""
+    if os.environ.get("COTENANT_DIE_WITH_PARENT"):
+        _die_with_parent()
     uvloop.run(main)
+
+
+def _die_with_parent() -> None:
+    """Has the system send this process SIGTERM when the one that started it dies (Linux)."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    except (OSError, AttributeError):
+        _log.debug("this system cannot tell that a parent died")

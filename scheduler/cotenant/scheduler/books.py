@@ -44,10 +44,15 @@ class Queue:
         return self._entries[0][3]
 
     def urgency_of(self, request: Request) -> tuple[int, int, int]:
-        """Sort key of a request, in this queue or not."""
-        level = request.priority or self.spec.default_priority
-        if self.spec.priority_levels:
-            level = min(level or (self.spec.priority_levels + 1) // 2, self.spec.priority_levels)
+        """Sort key of a request, in this queue or not.
+
+        Priority counts from the model's default, so that models with different numbers of levels compare: 1 is the
+        most urgent, 0 and what is beyond the model's levels stand for its default.
+        """
+        levels = self.spec.priority_levels
+        default = self.spec.default_priority or (levels + 1) // 2 or 2
+        known = request.priority if not levels or request.priority <= levels else 0
+        level = (known or default) - default
         order_ns = request.order_ns or request.deadline_ns or request.arrival_ns + PATIENCE_NS
         return level, order_ns, request.request_id
 

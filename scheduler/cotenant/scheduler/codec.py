@@ -3,7 +3,7 @@
 Instants on a scheduler's streams are on the scheduler's clock already (the peer converts), so they are copied.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 from google.protobuf.message import DecodeError
@@ -14,6 +14,8 @@ from cotenant.runtime.estimates import BatchClass, ClassEstimate, PairCorrection
 from cotenant.runtime.status import reason_name
 from cotenant.scheduler import events as ev
 from cotenant.v1 import executor_pb2, predictor_pb2, scheduler_pb2, types_pb2
+
+_ABSURD = 1e6  # no demand, weight, slowdown or factor is of this size; false for NaN as well
 
 # ---- from the wire -------------------------------------------------------------------------------------------------
 
@@ -205,12 +207,18 @@ def _finished(device_id: str, at_ns: int, message: executor_pb2.BatchFinished) -
 
 
 def estimates(message: predictor_pb2.WatchEstimatesResponse, device_ids: Sequence[str]) -> Iterator[ev.EstimatesPushed]:
-    """A push, by device. A complete one also clears devices it does not name."""
+    """A push, by device. A complete one also clears devices it does not name.
+
+    A predictor may be anybody's: entries with numbers that are none, or that make no sense, are left out.
+    """
     classes: dict[str, list[ClassEstimate]] = {d: [] for d in device_ids} if message.complete else {}
     sets: dict[str, list[SetEstimate]] = {}
     for c in message.classes:
-        classes.setdefault(c.device_id, []).append(_class_estimate(c))
+        if _sound((*c.demand, *c.sensitivity, *(p.loss for p in c.corrections)), c.quantiles):
+            classes.setdefault(c.device_id, []).append(_class_estimate(c))
     for s in message.sets:
+        if not _sound((s.slowdown,), s.quantiles) or s.slowdown <= 0.0:
+            continue
         sets.setdefault(s.device_id, []).append(
             SetEstimate(
                 batch_class(s.batch_class),
@@ -228,6 +236,13 @@ def estimates(message: predictor_pb2.WatchEstimatesResponse, device_ids: Sequenc
             tuple(classes.get(device_id, ())),
             tuple(sets.get(device_id, ())),
         )
+
+
+def _sound(numbers: Iterable[float], quantiles: Iterable[predictor_pb2.QuantileFactor]) -> bool:
+    """Whether all numbers are finite and of sane size, levels in (0, 1) and factors at least 1."""
+    return all(-_ABSURD < n < _ABSURD for n in numbers) and all(
+        0.0 < q.level < 1.0 <= q.factor < _ABSURD for q in quantiles
+    )
 
 
 def _class_estimate(message: predictor_pb2.ClassEstimate) -> ClassEstimate:

@@ -1,0 +1,112 @@
+"""Between the wire and the core: nothing is lost, and nothing senseless gets in."""
+
+import math
+
+import pytest
+from google.protobuf import text_format
+
+from cotenant.inference import inference_pb2
+from cotenant.runtime.estimates import BatchClass
+from cotenant.scheduler import codec
+from cotenant.scheduler import events as ev
+from cotenant.v1 import executor_pb2, predictor_pb2, scheduler_pb2, types_pb2
+
+
+def config(text: str) -> bytes:
+    return text_format.Parse(text, inference_pb2.ModelConfig()).SerializeToString()
+
+
+def test_a_models_configuration_becomes_what_the_core_needs() -> None:
+    spec = codec.model_spec(
+        config("""
+            name: "m" max_batch_size: 8
+            dynamic_batching {
+              preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 500 priority_levels: 3
+              default_priority_level: 2 default_queue_policy { max_queue_size: 9 }
+            }
+            instance_group [{ count: 2 }]
+            parameters { key: "slo_ms" value { string_value: "12.5" } }
+            parameters { key: "idempotent" value { string_value: "false" } }
+        """),
+        "3",
+    )
+    assert spec == ev.ModelSpec("m", "3", 8, True, (4, 8), 500_000, 9, 3, 2, 2, 12_500_000, False)
+
+
+def test_a_model_that_does_not_batch() -> None:
+    spec = codec.model_spec(config('name: "m" dynamic_batching {}'), "1")
+    assert (spec.max_batch_size, spec.batching, spec.max_instances) == (1, False, 0)
+    assert not codec.model_spec(config('name: "m" max_batch_size: 8'), "1").batching
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("slo_ms", "soon", "'m'.*'slo_ms'.*'soon'"),
+        ("idempotent", "maybe", "true or false"),
+        ("shape_buckets", "8,4", "ascending"),
+    ],
+)
+def test_senseless_parameters_name_model_and_key(key: str, value: str, message: str) -> None:
+    text = f'name: "m" parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'
+    with pytest.raises(ValueError, match=message):
+        codec.model_spec(config(text), "1")
+
+
+def test_bytes_that_are_no_configuration() -> None:
+    with pytest.raises(ValueError, match="not a serialised ModelConfig"):
+        codec.model_spec(b"\xff\xff\xff", "1")
+
+
+def test_a_launch_comes_back_as_it_was_ordered() -> None:
+    requests = (
+        ev.Request(7, 2, "m", "1", 3, 0, 99, shape_bucket="64", tensors=ev.Tensors("seg", 64, 128), traceparent="t"),
+    )
+    batch = ev.Batch(5, BatchClass("m", "1", 3, "64"), requests, ev.Forecast(1, 2, 3, 0.95, 4, 1), 50, 99)
+    launch = scheduler_pb2.Launch()
+    codec.put_launch(launch, batch)
+    hello = scheduler_pb2.ExecutorHello(held=[scheduler_pb2.HeldBatch(launch=launch, started_ns=8)])
+    assert codec.joined(hello).held == (batch,)
+
+
+def test_estimates_by_device_and_a_complete_push_clears_the_others() -> None:
+    push = predictor_pb2.WatchEstimatesResponse(version=4, complete=True)
+    c = push.classes.add(device_id="gpu-0", work_ns=10, demand=[0.5], sensitivity=[0.1], sample_count=3, basis=3)
+    c.batch_class.model = "m"
+    s = push.sets.add(device_id="gpu-0", slowdown=1.5)
+    s.batch_class.model = "m"
+    events = {e.device_id: e for e in codec.estimates(push, ["gpu-0", "gpu-1"])}
+    assert [e.work_ns for e in events["gpu-0"].classes] == [10]
+    assert [e.slowdown for e in events["gpu-0"].sets] == [1.5]
+    assert events["gpu-1"] == ev.EstimatesPushed("gpu-1", 4, True)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e9])
+def test_numbers_that_are_none_are_left_out(bad: float) -> None:
+    push = predictor_pb2.WatchEstimatesResponse(version=1)
+    for field in ("demand", "sensitivity"):
+        getattr(push.classes.add(device_id="d"), field).append(bad)
+    push.classes.add(device_id="d").quantiles.add(level=0.9, factor=bad)
+    push.classes.add(device_id="d").quantiles.add(level=bad, factor=1.0)
+    push.sets.add(device_id="d", slowdown=bad)
+    push.sets.add(device_id="d", slowdown=-1.0)
+    sound = push.classes.add(device_id="d", work_ns=5)
+    sound.batch_class.model = "sound"
+    (event,) = codec.estimates(push, [])
+    assert [c.batch_class.model for c in event.classes] == ["sound"]
+    assert event.sets == ()
+
+
+def test_an_event_of_a_later_version_is_ignored() -> None:
+    assert codec.executor_event("d", executor_pb2.ExecutorEvent(sequence=1)) is None
+
+
+def test_every_reason_has_a_number_and_every_number_a_status() -> None:
+    from cotenant.runtime import status
+
+    for reason in (ev.QUEUE_FULL, ev.EXPIRED_IN_QUEUE, ev.PREDICTED_MISS, ev.MODEL_UNAVAILABLE, ev.EXECUTOR_LOST):
+        refusal = scheduler_pb2.Refusal()
+        codec.put_refusal(refusal, ev.Refuse(1, 1, reason, "why"))
+        assert status.reason_name(refusal.reason) == reason
+    for number in types_pb2.RejectReason.values()[1:]:
+        assert number in status._CODES

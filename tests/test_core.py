@@ -208,6 +208,21 @@ def test_a_cancelled_request_frees_its_place_and_a_running_one_runs_out() -> Non
     assert launches(world.finish(1)) == []
 
 
+def test_a_device_with_nothing_to_do_takes_over_what_waits_for_a_busy_one() -> None:
+    world = World()
+    world.join("a", concurrency=1, batching=False)
+    world.arrive("a", slo_ms=500)
+    world.arrive("a", slo_ms=500)
+    world.arrive("a", slo_ms=500)
+    world.step(ev.DeviceJoined(device_spec("gpu-1", 1), 1))
+    world.load("a", device="gpu-1", batching=False)
+    assert [(type(a).__name__, a.device_id) for a in world.actions if isinstance(a, (ev.Assign, ev.Launch))] == [
+        ("Assign", "gpu-1"),
+        ("Launch", "gpu-1"),
+    ]
+    assert launches(world.finish(2, after_ms=1)) == [("a", 1)]  # and the last one too
+
+
 def test_a_request_submitted_again_is_not_run_twice() -> None:
     world = World()
     world.join("a", concurrency=1)
@@ -238,14 +253,16 @@ def test_a_lost_device_hands_its_requests_to_another_or_refuses_them() -> None:
     world = World()
     world.join("a", concurrency=1)
     world.arrive("a")
+    world.join("a", device="gpu-1", concurrency=1)
     world.arrive("a")
-    world.join("a", device="gpu-1")
+    world.arrive("a")
     world.ran.clear()
-    actions = world.step(ev.DeviceLost("gpu-0", 1))
-    assert [a.device_id for a in actions if isinstance(a, ev.Launch)] == ["gpu-1"]
-    assert {r.attempt for a in actions if isinstance(a, ev.Launch) for r in a.batch.requests} == {1, 2}
+    world.step(ev.DeviceLost("gpu-0", 1))
+    assert {r.request_id for q in world.core.devices["gpu-1"].queues.values() for r in q} == {1, 3}
+    assert {r.attempt for q in world.core.devices["gpu-1"].queues.values() for r in q} == {1, 2}
     world.ran.clear()
-    assert refusals(world.step(ev.DeviceLost("gpu-1", 1))) == [(1, ev.EXECUTOR_LOST), (2, ev.EXECUTOR_LOST)]
+    lost = refusals(world.step(ev.DeviceLost("gpu-1", 1)))
+    assert sorted(lost) == [(request_id, ev.EXECUTOR_LOST) for request_id in (1, 2, 3)]
 
 
 def test_what_must_not_run_twice_is_refused_when_its_device_is_lost() -> None:

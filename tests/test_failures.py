@@ -82,6 +82,17 @@ def test_another_device_takes_over_what_a_dead_executor_had(tmp_path: Path) -> N
     check(during, after, set())
 
 
+def test_an_executor_that_stands_still_for_long_is_given_up_and_taken_back(tmp_path: Path) -> None:
+    async def stop(stack: Stack) -> None:
+        stack.kill("executor-0", signal.SIGSTOP)
+        await asyncio.sleep(3.0)
+        stack.kill("executor-0", signal.SIGCONT)
+
+    during, after = scenario(tmp_path, stop, devices=("emulated:0", "emulated:1"))
+    check(during, after, {"DEADLINE_EXCEEDED"})
+    assert statuses(during)["OK"] > 250
+
+
 def test_an_executor_that_stands_still_for_a_moment_resumes(tmp_path: Path) -> None:
     async def stop(stack: Stack) -> None:
         stack.kill("executor-0", signal.SIGSTOP)

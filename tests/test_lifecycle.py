@@ -41,8 +41,34 @@ def test_a_failed_load_tells_why_and_leaves_what_serves() -> None:
     world.join("a")
     world.step(ev.LoadRequested("a", 1))
     world.step(ev.ModelLoadFailed("gpu-0", "a", "2", "broken"))
-    assert ev.TicketDone(1, "broken") in world.step(ev.ModelLoadEnded("gpu-0", "a", ("2",)))
+    message = "load failed for model 'a': version 2 is at UNAVAILABLE state: broken;"
+    assert ev.TicketDone(1, message, ev.NOT_LOADABLE) in world.step(ev.ModelLoadEnded("gpu-0", "a", ("2",)))
     assert world.core.lifecycle.versions["a"]["2"].availability == "UNAVAILABLE"
+    assert world.core.lifecycle.ready("a", "1")
+
+
+def test_loading_what_no_repository_holds_leaves_no_trace() -> None:
+    world = World()
+    world.join("a")
+    world.step(ev.LoadRequested("nope", 1))
+    world.step(ev.ModelLoadFailed("gpu-0", "nope", "", "no such folder"))
+    (done,) = world.step(ev.ModelLoadEnded("gpu-0", "nope", ()))
+    assert isinstance(done, ev.TicketDone)
+    assert done.cause == ev.NOT_IN_REPOSITORY
+    assert "nope" not in world.core.lifecycle.versions
+    assert ev.LoadModel("gpu-1", "nope") not in world.step(ev.DeviceJoined(device_spec("gpu-1"), 1))
+
+
+def test_a_model_that_could_not_be_read_is_forgiven_when_it_loads() -> None:
+    world = World()
+    world.join("a")
+    world.step(ev.RepositoryScanned("gpu-0", ("a", "b")), ev.LoadRequested("b", 1))
+    world.step(ev.ModelLoadFailed("gpu-0", "b", "", "config.pbtxt cannot be read"))
+    world.step(ev.ModelLoadEnded("gpu-0", "b", ()))
+    assert world.core.lifecycle.versions["b"][""].availability == "UNAVAILABLE"
+    world.step(ev.LoadRequested("b", 2))
+    world.step(ev.ModelLoaded("gpu-0", model_spec("b")), ev.ModelLoadEnded("gpu-0", "b", ("1",)))
+    assert list(world.core.lifecycle.versions["b"]) == ["1"]
 
 
 def test_a_load_without_devices_fails_at_once() -> None:
@@ -85,6 +111,17 @@ def test_losing_the_only_device_makes_its_models_unavailable() -> None:
     world = World()
     world.join("a")
     assert availability(world.step(ev.DeviceLost("gpu-0", 1))) == [("a", "UNAVAILABLE")]
+
+
+def test_a_model_on_its_way_back_is_loading_and_not_unknown() -> None:
+    world = World()
+    world.join("a")
+    world.step(ev.DeviceLost("gpu-0", 1))
+    assert availability(world.step(ev.DeviceJoined(device_spec(), 2, repository=("a",)))) == [("a", "LOADING")]
+    assert availability(world.step(ev.ModelLoaded("gpu-0", model_spec("a")))) == [("a", "READY")]
+    world.step(ev.DeviceLost("gpu-0", 2))
+    world.step(ev.DeviceJoined(device_spec(), 3, repository=("a",)))
+    assert availability(world.step(ev.ModelLoadEnded("gpu-0", "a", ("2",)))) == [("a", "UNAVAILABLE")]
 
 
 def test_a_window_is_granted_on_an_idle_device_and_holds_launches_while_it_lasts() -> None:

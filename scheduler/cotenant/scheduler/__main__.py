@@ -1,6 +1,7 @@
 """Starts the scheduler: settings, wiring, run."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -58,6 +59,7 @@ async def serve(options: SchedulerSettings) -> None:
         observe_only=options.observe_only,
         max_pending=options.max_pending,
         answer_overhead_ns=options.answer_overhead_us * 1000,
+        first_batch_id=int(time.time()) << 20,  # unique for a million batches a second, and within 53 bits
         load_all="*" in options.load_models,
         load_models=names,
     )
@@ -71,7 +73,7 @@ async def serve(options: SchedulerSettings) -> None:
     scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(service, process.grpc)
     process.bind(options.listen)
     stop_metrics = metrics.serve(SchedulerMetrics(shell).registry, options.metrics)
-    tasks = [asyncio.create_task(shell.run())]
+    tasks = [asyncio.create_task(shell.run()), asyncio.create_task(shell.watch_leases())]
     tasks[0].add_done_callback(_die_with)
     if options.predictor:
         tasks.append(asyncio.create_task(predictions.watch(options.predictor, shell, service, [options.bound_level])))

@@ -35,7 +35,8 @@ class CoreConfig(msgspec.Struct, frozen=True):
     """What does not change while the core runs; part of every log's snapshots.
 
     After a start, requests for models that nobody serves yet wait for `settle_ns`: the frontends of an earlier
-    scheduler may be back before its executors are.
+    scheduler may be back before its executors are. Batch ids count from `first_batch_id`, which differs after every
+    start, so that late news of an earlier scheduler's batches is never taken for news of this one's.
     """
 
     policy: str = "edf"
@@ -44,6 +45,7 @@ class CoreConfig(msgspec.Struct, frozen=True):
     max_pending: int = 16384
     answer_overhead_ns: int = 2_000_000
     settle_ns: int = 2_000_000_000
+    first_batch_id: int = 1
     load_all: bool = True
     load_models: tuple[str, ...] = ()
 
@@ -61,7 +63,7 @@ class Core:
         self.waiting: dict[int, ev.Request] = {}
         self.unplaced: dict[int, ev.Request] = {}  # after a start: nobody serves their model yet
         self.settled_ns = 0  # until when that is waited for
-        self.next_batch_id = 1
+        self.next_batch_id = config.first_batch_id
         self.answer_overhead_ns = config.answer_overhead_ns
         self.draining = False
         self.lifecycle = Lifecycle(config.load_all, config.load_models)
@@ -85,6 +87,8 @@ class Core:
         for device_id, device in list(self.devices.items()):
             if device_id in self._touched:
                 self._decide(device)
+        if len(self.devices) > 1:
+            self._balance()
         self.lifecycle.finish_unloads(self.devices)
         self._set_timer()
         return self._actions
@@ -398,6 +402,19 @@ class Core:
             window_ns = window.until_ns or window.requested_ns + WINDOW_PATIENCE_NS
             if window_ns > self.now_ns:
                 device.wake_ns = min(turn.wake_ns or window_ns, window_ns)
+
+    def _balance(self) -> None:
+        """Hands what waits for a busy device to one that has nothing to do at all."""
+        for idle in self.devices.values():
+            while not (idle.running or idle.queues or idle.window) and idle.online:
+                busy = max(self.devices.values(), key=lambda device: device.queued)
+                queue = next((q for q in busy.by_urgency() if q.key[:2] in idle.models), None)
+                if queue is None or (busy.online and not busy.running):
+                    break
+                for request in queue.batch_at(0)[0]:
+                    self._unqueue(request.request_id)
+                    self._settle(request, idle.spec.device_id, None)
+                self._decide(idle)
 
     def _held_by_window(self, device: Device) -> bool:
         """Whether launches must wait for an executor that has, or is about to have, its device alone."""

@@ -431,11 +431,18 @@ class ModelChanged(_Tagged, frozen=True):
     device_ids: tuple[str, ...] = ()
 
 
+NOT_IN_REPOSITORY, NOT_LOADABLE, NO_DEVICE = "NOT_IN_REPOSITORY", "NOT_LOADABLE", "NO_DEVICE"
+
+
 class TicketDone(_Tagged, frozen=True):
-    """A load or unload that someone waits for has ended; `error` is empty if well."""
+    """A load or unload that someone waits for has ended; `error` is empty if well.
+
+    `cause` is NOT_IN_REPOSITORY (or not readably), NOT_LOADABLE (versions of it) or NO_DEVICE.
+    """
 
     ticket: int
     error: str = ""
+    cause: str = ""
 
 
 class WakeAt(_Tagged, frozen=True):

@@ -29,6 +29,7 @@ class LoadOperation(msgspec.Struct):
     device_ids: list[str]
     tickets: list[int] = []
     errors: list[str] = []
+    cause: str = ""
 
 
 class Lifecycle:
@@ -66,6 +67,7 @@ class Lifecycle:
             self._leave(device_id, model, version, f"device '{device_id}' was lost")
         for model in [m for m, operation in self.loads.items() if device_id in operation.device_ids]:
             self.loads[model].errors.append(f"device '{device_id}' was lost")
+            self.loads[model].cause = self.loads[model].cause or ev.NO_DEVICE
             self._device_done(device_id, model)
 
     def scanned(self, models: tuple[str, ...]) -> None:
@@ -79,13 +81,17 @@ class Lifecycle:
         """Orders a load on every device; the ticket is done when all have reported."""
         self.wanted[model] = True
         if not devices:
-            self.actions.append(ev.TicketDone(ticket, f"failed to load '{model}', no executor is connected"))
+            message = f"failed to load '{model}', no executor is connected"
+            self.actions.append(ev.TicketDone(ticket, message, ev.NO_DEVICE))
             return
         self._order_load(model, sorted(devices))
         self.loads[model].tickets.append(ticket)
 
     def _order_load(self, model: str, device_ids: list[str]) -> None:
         operation = self.loads.setdefault(model, LoadOperation([]))
+        for version, state in self.versions.get(model, {}).items():
+            if state.availability in (KNOWN, UNAVAILABLE):
+                self._change(model, version, LOADING)
         for device_id in device_ids:
             if device_id not in operation.device_ids:
                 operation.device_ids.append(device_id)
@@ -103,22 +109,33 @@ class Lifecycle:
         if device_id not in state.device_ids:
             state.device_ids.append(device_id)
         state.unload_ordered = [d for d in state.unload_ordered if d != device_id]
+        self.versions[spec.model].pop("", None)  # what an earlier load found wrong with the model as a whole
         self._change(*key, READY)
 
     def load_failed(self, device_id: str, model: str, version: str, message: str) -> None:
         """A version cannot be loaded on a device."""
         if operation := self.loads.get(model):
-            operation.errors.append(message)
+            where = f"version {version} is at UNAVAILABLE state: {message};" if version else message
+            operation.errors.append(where)
+            operation.cause = ev.NOT_LOADABLE if version else ev.NOT_IN_REPOSITORY
+        if not version and model not in self.versions:
+            self.wanted.pop(model, None)  # there is no such model
+            return
         state = self._state(model, version)
         if device_id not in state.device_ids and state.availability != READY:
             self._change(model, version, UNAVAILABLE, message)
 
     def load_ended(self, device: Device, model: str, versions: tuple[str, ...]) -> None:
-        """A device has done all it can; versions that are no longer wanted go."""
+        """A device has done all it can; versions that are no longer wanted go, unless something failed."""
+        failed = model in self.loads and self.loads[model].errors
         for version, state in self.versions.get(model, {}).items():
-            if version not in versions and device.spec.device_id in state.device_ids and versions:
+            if version not in versions and device.spec.device_id in state.device_ids and versions and not failed:
                 self._change(model, version, UNLOADING)
         self._device_done(device.spec.device_id, model)
+        if model not in self.loads:  # what nobody loaded, though it was there before
+            for version, state in self.versions.get(model, {}).items():
+                if state.availability == LOADING:
+                    self._change(model, version, UNAVAILABLE, "it was not loaded")
 
     def _device_done(self, device_id: str, model: str) -> None:
         operation = self.loads.get(model)
@@ -128,14 +145,19 @@ class Lifecycle:
         if operation.device_ids:
             return
         del self.loads[model]
-        error = "; ".join(dict.fromkeys(operation.errors))
-        self.actions += [ev.TicketDone(ticket, error) for ticket in operation.tickets]
+        error = " ".join(dict.fromkeys(operation.errors))
+        if operation.cause == ev.NOT_LOADABLE:
+            error = f"load failed for model '{model}': {error}"
+        elif operation.cause == ev.NOT_IN_REPOSITORY and not error.startswith("failed to load"):
+            error = f"failed to load '{model}', failed to poll from model repository: {error}"
+        self.actions += [ev.TicketDone(ticket, error, operation.cause) for ticket in operation.tickets]
 
     # ---- unloading
 
     def unload(self, model: str, ticket: int) -> None:
         """Lets every version of a model go; done at once if none serves, as in Triton."""
-        self.wanted[model] = False
+        if model in self.versions or model in self.wanted:
+            self.wanted[model] = False
         going = [version for version, state in self.versions.get(model, {}).items() if state.device_ids]
         for version in going:
             self._change(model, version, UNLOADING)

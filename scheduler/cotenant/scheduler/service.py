@@ -19,6 +19,13 @@ from cotenant.v1 import scheduler_pb2_grpc
 _log = structlog.get_logger()
 Context = grpc.aio.ServicerContext[Any, Any]
 
+# Triton's codes of loads that fail.
+_LOAD_CODES = {
+    ev.NOT_IN_REPOSITORY: grpc.StatusCode.INTERNAL,
+    ev.NOT_LOADABLE: grpc.StatusCode.INVALID_ARGUMENT,
+    ev.NO_DEVICE: grpc.StatusCode.UNAVAILABLE,
+}
+
 
 class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
     """See the module's text."""
@@ -140,14 +147,16 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:  # noqa: N802
         """Loads a model on every device."""
-        if error := await self.shell.load(request.model):
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error)
+        done = await self.shell.load(request.model)
+        if done.error:
+            await context.abort(_LOAD_CODES.get(done.cause, grpc.StatusCode.INTERNAL), done.error)
         return pb.LoadModelResponse()
 
     async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:  # noqa: N802
         """Unloads a model everywhere."""
-        if error := await self.shell.unload(request.model):
-            await context.abort(grpc.StatusCode.INTERNAL, error)
+        done = await self.shell.unload(request.model)
+        if done.error:
+            await context.abort(grpc.StatusCode.INTERNAL, done.error)
         return pb.UnloadModelResponse()
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:  # noqa: N802

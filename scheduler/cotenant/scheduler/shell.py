@@ -23,6 +23,8 @@ from cotenant.v1 import executor_pb2, scheduler_pb2
 
 _log = structlog.get_logger()
 
+FLUSH_S = 0.5  # a record that is read while it is written is at most so far behind
+
 ToFrontend = scheduler_pb2.ConnectFrontendResponse
 ToExecutor = scheduler_pb2.ConnectExecutorResponse
 
@@ -43,6 +45,7 @@ class ExecutorLink:
     hello: scheduler_pb2.ExecutorHello
     outbox: Outbox[ToExecutor] | None = None
     acknowledged: int = 0
+    seen_ns: int = 0  # when it was last heard of
     lease: asyncio.TimerHandle | None = None
 
 
@@ -59,12 +62,13 @@ class Shell:
         self.loaded: dict[tuple[str, str], executor_pb2.ModelLoaded] = {}
         self.repository: dict[str, executor_pb2.RepositoryScanned] = {}  # by device
         self.scanned = asyncio.Event()
-        self._tickets: dict[int, asyncio.Future[str]] = {}
+        self._tickets: dict[int, asyncio.Future[ev.TicketDone]] = {}
         self._next_ticket = 1
         self._lease_s = lease_ns / 1e9
         self._inbox: list[ev.Event] = []
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._flush: asyncio.TimerHandle | None = None
 
     # ---- the owner
 
@@ -75,7 +79,6 @@ class Shell:
 
     async def run(self) -> None:
         """Owns the core. Ends only by cancellation, or by an error of ours, which ends the process."""
-        flush_at = 0
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -88,9 +91,13 @@ class Shell:
                 self._perform(action)
             if self.recorder:
                 self.recorder.write(self.core, now, events, actions)
-                if now >= flush_at:
-                    self.recorder.flush()
-                    flush_at = now + 500_000_000
+                if self._flush is None:
+                    self._flush = asyncio.get_running_loop().call_later(FLUSH_S, self._flush_record)
+
+    def _flush_record(self) -> None:
+        self._flush = None
+        if self.recorder:
+            self.recorder.flush()
 
     def _perform(self, action: ev.Action) -> None:
         match action:
@@ -113,7 +120,7 @@ class Shell:
                 self._tell_model(action)
             case ev.TicketDone():
                 if (future := self._tickets.pop(action.ticket, None)) and not future.done():
-                    future.set_result(action.error)
+                    future.set_result(action)
 
     def _refuse(self, action: ev.Refuse) -> None:
         self.ledger.refusals[action.reason] = self.ledger.refusals.get(action.reason, 0) + 1
@@ -208,7 +215,7 @@ class Shell:
         same = known is not None and known.hello.incarnation == hello.incarnation
         if known and known.lease:
             known.lease.cancel()
-        link = ExecutorLink(hello, outbox, known.acknowledged if known and same else 0)
+        link = ExecutorLink(hello, outbox, known.acknowledged if known and same else 0, now_ns())
         self.executors[device_id] = link
         self.repository[device_id] = hello.repository
         for loaded in hello.loaded:
@@ -223,6 +230,7 @@ class Shell:
 
     def executor_events(self, link: ExecutorLink, events: list[executor_pb2.ExecutorEvent]) -> None:
         """Takes what an executor told, each event once. Raises ValueError like `codec.executor_event`."""
+        link.seen_ns = now_ns()
         for message in events:
             if message.sequence <= link.acknowledged:
                 continue
@@ -250,6 +258,17 @@ class Shell:
         self.post(ev.DeviceSuspended(device_id, incarnation))
         link.lease = asyncio.get_running_loop().call_later(self._lease_s, self._lease_ended, link)
 
+    async def watch_leases(self) -> None:
+        """Gives up streams that stand but over which nothing comes: an executor that is stopped, or cut off."""
+        while True:
+            await asyncio.sleep(self._lease_s / 4)
+            silent_ns = now_ns() - int(self._lease_s * 1e9)
+            for link in list(self.executors.values()):
+                if link.outbox is not None and link.seen_ns < silent_ns:
+                    _log.warning("executor silent", device=link.hello.device.device_id)
+                    link.outbox.close()
+                    self.disconnect_executor(link)
+
     def _lease_ended(self, link: ExecutorLink) -> None:
         device_id = link.hello.device.device_id
         if self.executors.get(device_id) is link:
@@ -262,19 +281,19 @@ class Shell:
 
     # ---- models on request
 
-    async def load(self, model: str) -> str:
-        """Loads a model; returns an error, empty if well."""
+    async def load(self, model: str) -> ev.TicketDone:
+        """Loads a model; returns how that went."""
         ticket, done = self._new_ticket()
         self.post(ev.LoadRequested(model, ticket))
         return await done
 
-    async def unload(self, model: str) -> str:
-        """Unloads a model; returns an error, empty if well."""
+    async def unload(self, model: str) -> ev.TicketDone:
+        """Unloads a model; returns how that went."""
         ticket, done = self._new_ticket()
         self.post(ev.UnloadRequested(model, ticket))
         return await done
 
-    def _new_ticket(self) -> tuple[int, "asyncio.Future[str]"]:
+    def _new_ticket(self) -> tuple[int, "asyncio.Future[ev.TicketDone]"]:
         ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
         done = self._tickets[ticket] = asyncio.get_running_loop().create_future()
         return ticket, done

@@ -1,5 +1,6 @@
 """Shared memory between a frontend and executors: blocks never overlap, nothing leaks, the right memory is mapped."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -98,6 +99,27 @@ def test_what_a_killed_process_left_is_swept_and_what_lives_is_kept(tmp_path: Pa
     with Segment.create(tmp_path, 2**20) as alive:
         assert sweep(tmp_path) == 1
         assert [p.name for p in tmp_path.iterdir()] == [alive.name]
+
+
+def test_a_sweep_between_creation_and_lock_does_not_hide_a_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Services that start together sweep the same folder while others create theirs."""
+    lock = fcntl.flock
+    swept: list[int] = []
+
+    def sweep_first(file: int, operation: int) -> None:
+        if not swept:
+            swept.append(0)
+            swept[0] = sweep(tmp_path)
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    with Segment.create(tmp_path, 2**20) as owner:
+        assert swept == [1]
+        attached = Segment.attach(tmp_path, owner.name, owner.nonce)
+        assert attached is not None
+        attached.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")

@@ -1,6 +1,7 @@
 """Starts an executor for one device: settings, wiring, run."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ class ExecutorSettings:
     model_repository: str = setting("models", "folder of models in Triton's layout", metavar="DIR")
     device: str = setting("cpu", "kind of device to serve", choices=["cpu", "cuda", "emulated"])
     device_index: int = setting(0, "which one, if there are several")
+    device_id: str = setting(
+        "",
+        "name of the device, unique among the scheduler's executors; {host} stands for this host's name",
+        metavar="ID",
+    )
     concurrency: int = setting(0, "batches that may run at once; 0 for as many as suits the device")
     threads_per_batch: int = setting(1, "CPU threads one batch may use")
     default_max_batch_size: int = setting(8, "batch limit of models whose configuration and file set none")
@@ -62,6 +68,8 @@ async def serve(options: ExecutorSettings) -> None:
         threads=options.threads_per_batch,
         seed=options.emulation_seed,
     )
+    if options.device_id:
+        device.describe().device_id = options.device_id.replace("{host}", socket.gethostname())
     staging_folder = Path(options.staging_dir)
     if options.staging_dir:
         staging.sweep(staging_folder)

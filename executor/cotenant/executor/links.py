@@ -71,7 +71,8 @@ class SchedulerLink:
                 try:
                     await self._converse(stub)
                 except grpc.aio.AioRpcError as error:
-                    _log.debug("scheduler", state="unreachable", error=error.details())
+                    refused = error.code() in (grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.INVALID_ARGUMENT)
+                    (_log.error if refused else _log.debug)("scheduler", state="unreachable", error=error.details())
                 await asyncio.sleep(RECONNECT_S)
 
     async def _converse(self, stub: "scheduler_pb2_grpc.SchedulerServiceAsyncStub") -> None:

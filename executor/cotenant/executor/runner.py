@@ -48,7 +48,9 @@ class Batch:
         self.finished_ns = 0
         self._exchange, self._runner = exchange, runner
         self._sets: list[types_pb2.TensorSet] = []
-        self._lengths: list[int] = []  # of each request's variable dimensions, before padding
+        self._lengths: list[int] = []  # of each request's longest variable dimension, before padding
+        declared, _, _ = known.shape_bucket.partition("-")  # absent optional inputs are named behind it
+        self._padded_to = int(declared) if version.options.shape_buckets and declared.isdigit() else 0
 
     # ---- inputs
 
@@ -74,19 +76,18 @@ class Batch:
     def _join(self, name: str, datatype: str, dims: list[int], parts: list[Array]) -> Array:
         """One array of all requests, padded to the bucket where lengths vary."""
         batched = self.version.config.max_batch_size > 0
-        bucket = self.batch_class.shape_bucket
-        padded = bucket.isdigit() and -1 in dims
+        padded = bool(self._padded_to) and -1 in dims
         if len(parts) == 1 and not padded:
             return parts[0]
         if not padded:
             return np.concatenate(parts)
         first = 1 if batched else 0
         variable = [axis + first for axis, d in enumerate(dims) if d == -1]
-        if len(self._lengths) < len(parts):
-            self._lengths = [max(part.shape[axis] for axis in variable) for part in parts]
+        lengths = [max(part.shape[axis] for axis in variable) for part in parts]
+        self._lengths = list(map(max, lengths, self._lengths or lengths))
         shape = list(parts[0].shape)
         for axis in variable:
-            shape[axis] = int(bucket)
+            shape[axis] = self._padded_to
         if batched:
             shape[0] = sum(len(part) for part in parts)
         fill = b"" if datatype == "BYTES" else self.version.options.pad_values.get(name, 0)
@@ -143,11 +144,8 @@ class Batch:
             array = array[row : row + items]
         if self._lengths and -1 in dims:
             first = 1 if self.version.config.max_batch_size > 0 else 0
-            bucket = int(self.batch_class.shape_bucket)
-            cut = [slice(None)] * first + [
-                slice(0, self._lengths[index]) if d == -1 and array.shape[axis + first] == bucket else slice(None)
-                for axis, d in enumerate(dims)
-            ]
+            padded = [d == -1 and array.shape[axis + first] == self._padded_to for axis, d in enumerate(dims)]
+            cut = [slice(None)] * first + [slice(0, self._lengths[index]) if p else slice(None) for p in padded]
             array = array[tuple(cut)]
         return array
 

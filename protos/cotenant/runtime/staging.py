@@ -127,10 +127,8 @@ class Segment:
 
         Raises OSError if not even one MiB is to be had.
         """
-        path = folder / f"{_PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        path, file = _create_locked(folder)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
             while True:
                 try:
                     # Reserve now: a write to a page that cannot be had later would kill the process (SIGBUS).
@@ -181,6 +179,17 @@ class Segment:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _create_locked(folder: Path) -> tuple[Path, int]:
+    """A new file that is ours; another one if somebody's `sweep` came between its creation and its lock."""
+    while True:
+        path = folder / f"{_PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file).st_nlink:
+            return path, file
+        os.close(file)
 
 
 def sweep(folder: Path) -> int:

@@ -104,6 +104,11 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
         if first is None or not first.hello.device.device_id:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must carry a hello with a device_id")
         assert first is not None
+        if self._taken(first.hello):
+            await context.abort(
+                grpc.StatusCode.ALREADY_EXISTS,
+                f"device id '{first.hello.device.device_id}' is in use by another executor (--device-id)",
+            )
         outbox = Outbox(ToExecutor)
         try:
             link = self._join(first, outbox)
@@ -120,6 +125,13 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
             self.shell.disconnect_executor(link)
         if reading.done() and not reading.cancelled() and (wrong := reading.exception()):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(wrong))
+
+    def _taken(self, hello: pb.ExecutorHello) -> bool:
+        """Whether another executor that was heard of within its lease serves under that device id."""
+        known = self.shell.executors.get(hello.device.device_id)
+        if known is None or known.outbox is None or known.hello.incarnation == hello.incarnation:
+            return False
+        return self.shell.heard_of(known)
 
     def _join(self, first: pb.ConnectExecutorRequest, outbox: Outbox[ToExecutor]) -> ExecutorLink:
         known = self.shell.executors.get(first.hello.device.device_id)

@@ -258,13 +258,16 @@ class Shell:
         self.post(ev.DeviceSuspended(device_id, incarnation))
         link.lease = asyncio.get_running_loop().call_later(self._lease_s, self._lease_ended, link)
 
+    def heard_of(self, link: ExecutorLink) -> bool:
+        """Whether an executor gave a sign of life within its lease."""
+        return now_ns() - link.seen_ns <= self._lease_s * 1e9
+
     async def watch_leases(self) -> None:
         """Gives up streams that stand but over which nothing comes: an executor that is stopped, or cut off."""
         while True:
             await asyncio.sleep(self._lease_s / 4)
-            silent_ns = now_ns() - int(self._lease_s * 1e9)
             for link in list(self.executors.values()):
-                if link.outbox is not None and link.seen_ns < silent_ns:
+                if link.outbox is not None and not self.heard_of(link):
                     _log.warning("executor silent", device=link.hello.device.device_id)
                     link.outbox.close()
                     self.disconnect_executor(link)

@@ -37,9 +37,20 @@ def executor_hello(incarnation: int, device_id: str = "gpu-0") -> scheduler_pb2.
     return frame
 
 
-async def held_open(
-    *frames: scheduler_pb2.ConnectExecutorRequest,
-) -> AsyncIterator[scheduler_pb2.ConnectExecutorRequest]:
+Frame = scheduler_pb2.ConnectExecutorRequest
+
+
+async def welcomed(call: Any) -> bool:
+    """Whether the scheduler answers a hello with its own."""
+    return bool((await call.read()).HasField("hello"))
+
+
+async def until_it_ends(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+async def held_open(*frames: Frame) -> AsyncIterator[Frame]:
     for frame in frames:
         yield frame
     while True:

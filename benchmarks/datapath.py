@@ -74,13 +74,11 @@ def main() -> None:
     for elements, concurrency in CELLS:
         cell = [r for r in rows if r["bytes"] == elements * 4 and r["concurrency"] == concurrency]
         by = {name: median([r["by_service"][name] for r in cell]) for name in cell[0]["by_service"]}
-        numbers = [
+        cpu, rate, p50, p99 = (
             median([r[key] for r in cell]) for key in ("cpu_us_per_request", "requests_per_s", "p50_ms", "p99_ms")
-        ]
-        told = ", ".join(f"{name} {us:.0f}" for name, us in by.items())
-        print(
-            f"| {elements * 4} B | {concurrency} | {numbers[0]:.0f} | {numbers[1]:.0f} | {numbers[2]:.2f} | {numbers[3]:.2f} | {told} |"
         )
+        told = ", ".join(f"{name} {us:.0f}" for name, us in by.items())
+        print(f"| {elements * 4} B | {concurrency} | {cpu:.0f} | {rate:.0f} | {p50:.2f} | {p99:.2f} | {told} |")
     print(f"\nraw results in {path}")
 
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 COMMANDS = {
     "serve": "run the whole stack on this host until Ctrl-C",
     "load": "send an open-loop load and tell who was answered in time",
+    "report": "a page that tells of a recorded run who ran beside whom",
     "top": "live view: who runs beside whom, queues, attainment, prediction error",
     "demo": "the stack, a load and a report, in one command",
     "replay": "feed a recorded log to a fresh core and compare",

@@ -92,7 +92,8 @@ class SchedulerLink:
             pinging.cancel()
             stream.cancel()
             for window in self._windows.values():
-                window.cancel()
+                if not window.done():
+                    window.set_exception(ConnectionResetError())
             _log.warning("scheduler", state="lost", address=self._address)
 
     def _hello(self) -> scheduler_pb2.ExecutorHello:
@@ -119,6 +120,8 @@ class SchedulerLink:
         shared = bool(hello.boot_id) and hello.boot_id == boot_id()
         if shared != self.clock.shared:
             self.clock = PeerClock(shared=shared)
+        if self.runner is not None:
+            self.runner.clock = self.clock
         self._reports.to_scheduler.acknowledge(hello.acknowledged_sequence)
         self._outbox = outbox
         # What happened between our hello and theirs is not in any frame yet; the receiver ignores what it has seen.
@@ -174,10 +177,8 @@ class SchedulerLink:
             self._reports.tell(event)
             try:
                 until_ns = await granted
-            except asyncio.CancelledError:
-                if self._outbox is not None or asyncio.current_task() is None:
-                    raise
-                await asyncio.sleep(RECONNECT_S)  # the stream broke, not our task: ask the next scheduler
+            except ConnectionResetError:
+                await asyncio.sleep(RECONNECT_S)  # ask the next scheduler
                 continue
             finally:
                 self._windows.pop(window_id, None)

@@ -15,7 +15,7 @@ from cotenant.executor.device import Device, Ran
 from cotenant.executor.exchange import Exchange
 from cotenant.executor.models import LoadedVersion, Models
 from cotenant.executor.reports import Reports
-from cotenant.runtime.clock import now_ns
+from cotenant.runtime.clock import PeerClock, now_ns
 from cotenant.runtime.datatypes import NUMPY, Array, Buffer, from_raw, to_raw
 from cotenant.runtime.estimates import BatchClass
 from cotenant.v1 import executor_pb2 as pb
@@ -154,7 +154,7 @@ class Batch:
         execution = answer.execution
         execution.batch_id, execution.batch_size = self.batch_id, self.batch_class.batch_size
         execution.first_of_batch = first
-        execution.started_ns = self.ran.started_ns
+        execution.started_ns = self._runner.clock.to_peer(self.ran.started_ns)
         execution.input_ns = self.ran.started_ns - self.gathering_ns
         execution.infer_ns = self.ran.duration_ns
         if explain:
@@ -181,6 +181,7 @@ class Runner:
         self._device, self._models, self._exchange, self._reports = device, models, exchange, reports
         self._sample_every = sample_every
         self._loop = asyncio.get_running_loop()
+        self.clock = PeerClock(shared=True)  # the scheduler's; answers tell instants on it
         self.held: dict[int, tuple[scheduler_pb2.Launch, int]] = {}  # by batch id; with its start, 0 if it waits
         self._tasks: set[asyncio.Task[None]] = set()
         self._arrivals: dict[int, asyncio.Event] = {}  # launches that wait for a request's tensors

@@ -7,12 +7,18 @@ from importlib.metadata import version
 
 import structlog
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from cotenant.frontend import tracing
 from cotenant.frontend.catalogue import Catalogue
 from cotenant.frontend.dispatch import Dispatcher
+from cotenant.frontend.inference import Inference
 from cotenant.frontend.links import Links
-from cotenant.frontend.service import SERVICE, InferenceService, register
+from cotenant.frontend.metadata import MetadataMethods
+from cotenant.frontend.metrics import FrontendMetrics
+from cotenant.frontend.repository import RepositoryMethods
+from cotenant.frontend.service import SERVICE, InferenceMethods, register
+from cotenant.frontend.shared_memory import SharedMemoryMethods
 from cotenant.frontend.staging_area import StagingArea
 from cotenant.frontend.statistics import Statistics
 from cotenant.inference.pool import POOL
@@ -33,6 +39,7 @@ class FrontendSettings:
     staging_dir: str = setting("/dev/shm", "memory-backed folder shared with executors of this host; empty for none")
     staging_mib: int = setting(128, "shared memory for requests' tensors, in MiB")
     metrics: str = setting("0.0.0.0:8002", "where Prometheus reads metrics, host:port; empty for nowhere")
+    otlp_endpoint: str = setting("", "where spans go, host:port or URL of an OTLP gRPC collector; empty for nowhere")
     drain_s: float = setting(10.0, "longest time to answer what was accepted after SIGTERM, in s")
     log_level: str = setting("info", "debug, info, warning or error")
     log_format: str = setting("json", "how log lines look", choices=["json", "console"])
@@ -41,26 +48,34 @@ class FrontendSettings:
 async def serve(options: FrontendSettings) -> None:
     """Runs until a signal."""
     software = version("cotenant")
+    spans = tracing.connect(options.otlp_endpoint, software=software)
     catalogue, statistics = Catalogue(), Statistics()
     staging = StagingArea(options.staging_dir, options.staging_mib * 2**20)
     dispatcher = Dispatcher(
         staging, max_pending=options.max_pending, patience_ns=options.scheduler_patience_ms * 1_000_000
     )
     links = Links(options.scheduler, dispatcher, catalogue, statistics, software=software)
-    service = InferenceService(catalogue, dispatcher, links, statistics, software=software)
+    inference = Inference(catalogue, dispatcher, statistics, spans)
+    methods = InferenceMethods(inference)
     process = server.Server(service_names=[SERVICE])
-    register(service, process.grpc)
+    register(
+        process.grpc,
+        methods,
+        MetadataMethods(catalogue, inference, links, statistics, software=software),
+        RepositoryMethods(links),
+        SharedMemoryMethods(),
+    )
     _reflect(process)
     process.bind(options.listen)
-    stop_metrics = metrics.serve(statistics.registry, options.metrics)
+    stop_metrics = metrics.serve(FrontendMetrics(statistics, dispatcher).registry, options.metrics)
     tasks = [asyncio.create_task(links.run()), asyncio.create_task(_sweep(dispatcher))]
     health = asyncio.create_task(_follow(links, process.health))
     _log.info("listening", address=options.listen, software=software)
 
     async def drain() -> None:
         health.cancel()
-        service.draining = True
-        while service.open_requests:
+        methods.drain()
+        while methods.busy:
             await asyncio.sleep(0.01)
 
     await process.run(drain=drain, grace_s=options.drain_s, ready=False)
@@ -69,12 +84,15 @@ async def serve(options: FrontendSettings) -> None:
     links.close()
     staging.close()
     stop_metrics()
+    spans.close()
 
 
 def _reflect(process: server.Server) -> None:
-    """Server reflection over our own descriptor pool, health included."""
-    POOL.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
-    names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    """Server reflection over our own descriptor pool, health and reflection itself included."""
+    names = [SERVICE]
+    for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+        POOL.AddSerializedFile(file.serialized_pb)
+        names += [service.full_name for service in file.services_by_name.values()]
     reflection.enable_server_reflection(names, process.grpc, pool=POOL)
 
 
@@ -83,8 +101,7 @@ async def _follow(links: Links, health: server.Health) -> None:
     while True:
         await links.connected.wait()
         await health.set(serving=True)
-        while links.connected.is_set():
-            await asyncio.sleep(0.1)
+        await links.lost.wait()
         await health.set(serving=False)
 
 

@@ -1,19 +1,28 @@
 """The models a frontend knows, as the scheduler pushed them, prepared for checking requests quickly."""
 
-import math
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from cotenant.frontend.errors import RequestError, no_versions, unknown_model
+from cotenant.frontend import errors
+from cotenant.frontend.errors import RequestError
 from cotenant.inference import inference_pb2 as pb
 from cotenant.runtime import model_options
+from cotenant.runtime.clock import now_ns
 from cotenant.runtime.datatypes import element_size
 from cotenant.v1 import scheduler_pb2
 
 _log = structlog.get_logger()
+
+_UNLOADED = "unloaded"  # the reason of a version that was asked to go, in the contract as in Triton's index
+_READY = scheduler_pb2.MODEL_AVAILABILITY_READY
+# A scheduler that was started again learns of models as executors return to it. What it has not named after this time
+# is gone; until then requests for it are submitted, and wait there.
+RETURN_NS = 10_000_000_000
+_INTEGER = re.compile(r"\s*[+-]?[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +31,13 @@ class TensorView:
 
     name: str
     datatype: str
-    dims: tuple[int, ...]  # without the batch
+    shape: tuple[int, ...]  # -1 where it varies; with the batch in front where the model batches
+    variable: tuple[int, ...]  # indices in `shape` of what varies, without the batch
     optional: bool
     element_bytes: int  # 0 for BYTES
-    item_elements: int  # elements of one item; 0 if a dimension is variable
-    variable: tuple[int, ...]  # indices of variable dimensions in `dims`
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ModelView:
     """One version of a model."""
 
@@ -39,22 +47,32 @@ class ModelView:
     options: model_options.ModelOptions
     inputs: dict[str, TensorView]
     outputs: dict[str, TensorView]
-    max_batch_size: int
+    max_batch_size: int  # 0 for a model that does not batch
     required: int  # inputs that are not optional
+    variable: bool  # whether any input's shape varies
+    buckets: tuple[int, ...] = ()
     memory_bytes: int = 0
-    load_ns: int = 0
     device_ids: tuple[str, ...] = ()
-    buckets: tuple[int, ...] = field(default=())
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Entry:
     availability: int
     reason: str
     view: ModelView | None
 
+    @property
+    def ready(self) -> ModelView | None:
+        """The view of a version that serves."""
+        return self.view if self.availability == _READY else None
 
-_READY = scheduler_pb2.MODEL_AVAILABILITY_READY
+    @property
+    def away(self) -> bool:
+        """Whether it comes by itself: it is being loaded, or was lost with its device and not unloaded."""
+        if self.availability == scheduler_pb2.MODEL_AVAILABILITY_LOADING:
+            return True
+        lost = self.availability == scheduler_pb2.MODEL_AVAILABILITY_UNAVAILABLE and self.reason != _UNLOADED
+        return lost and self.view is not None
 
 
 class Catalogue:
@@ -63,82 +81,112 @@ class Catalogue:
     def __init__(self) -> None:
         self._models: dict[str, dict[str, _Entry]] = {}
         self._latest: dict[str, ModelView] = {}  # the ready version with the highest number
+        self._unconfirmed: set[tuple[str, str]] = set()  # told by an earlier scheduler, not yet by this one
+        self._confirm_until_ns = 0
         self.executors_connected = False
 
     def apply(self, state: scheduler_pb2.ModelState) -> None:
         """Takes a push."""
-        versions = self._models.setdefault(state.model, {})
         view = None
-        if state.availability == _READY or state.model_config:
+        if state.model_config:
             try:
                 view = _view(state)
-            except (ValueError, DecodeError) as error:
+            except (ValueError, KeyError, DecodeError) as error:
                 _log.error("model configuration unusable", model=state.model, error=str(error))
-        versions[state.version] = _Entry(state.availability, state.reason, view)
-        ready = [e.view for e in versions.values() if e.availability == _READY and e.view is not None]
-        if ready:
-            self._latest[state.model] = max(ready, key=lambda v: int(v.version))
-        else:
-            self._latest.pop(state.model, None)
+        self._models.setdefault(state.model, {})[state.version] = _Entry(state.availability, state.reason, view)
+        self._unconfirmed.discard((state.model, state.version))
+        self._choose_latest(state.model)
 
-    def clear(self) -> None:
-        """Forgets everything: another scheduler tells anew."""
-        self._models.clear()
-        self._latest.clear()
+    def _choose_latest(self, name: str) -> None:
+        ready = [view for entry in self._models.get(name, {}).values() if (view := entry.ready)]
+        if ready:
+            self._latest[name] = max(ready, key=lambda view: int(view.version))
+        else:
+            self._latest.pop(name, None)
+
+    def doubt(self) -> None:
+        """Another scheduler tells anew: what it does not confirm in time is dropped by `drop_unconfirmed`."""
+        self._unconfirmed = {(name, version) for name, versions in self._models.items() for version in versions}
+        self._confirm_until_ns = now_ns() + RETURN_NS
+
+    def drop_unconfirmed(self) -> None:
+        """Forgets what was not confirmed in time. Called a few times a second."""
+        if not self._unconfirmed or now_ns() < self._confirm_until_ns:
+            return
+        for name, version in self._unconfirmed:
+            del self._models[name][version]
+            if not self._models[name]:
+                del self._models[name]
+            self._choose_latest(name)
+        self._unconfirmed.clear()
 
     def find(self, name: str, version: str) -> ModelView:
         """The version asked for; without one, the latest that is ready. Raises RequestError."""
+        view = self._latest.get(name)
         if not version:
-            if view := self._latest.get(name):
-                return view
-            raise self._missing(name)
-        if not (version.isascii() and version.lstrip("-").isdigit()):
-            raise RequestError(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                f"failed to get model version from specified version string '{version}' (details: not an integer), "
-                "version should be an integral value > 0",
-            )
-        entry = self._models.get(name, {}).get(version)
-        if entry and entry.availability == _READY and entry.view:
-            return entry.view
-        if name not in self._models:
-            raise unknown_model(name)
-        raise self._missing(name) if entry else unknown_model(name, version)
-
-    def _missing(self, name: str) -> RequestError:
+            if view is None:
+                raise self._missing(name)
+            return view
+        version = version_number(version)
+        if view is not None and view.version == version:
+            return view
         versions = self._models.get(name)
         if versions is None:
-            return unknown_model(name)
-        if versions and not self.executors_connected:
-            return RequestError(grpc.StatusCode.UNAVAILABLE, f"model '{name}' has no device: no executor is connected")
-        return no_versions(name)
+            raise self._missing(name)
+        entry = versions.get(version)
+        if entry is None:
+            raise errors.unknown_model(name, version)
+        if entry.ready is None:
+            raise errors.not_ready(name, version)
+        return entry.ready
+
+    def _missing(self, name: str) -> RequestError:
+        """Why no version of a model is to be had."""
+        if not self.executors_connected:
+            return RequestError(grpc.StatusCode.UNAVAILABLE, f"no executor is connected, so model '{name}' cannot run")
+        if name not in self._models:
+            return errors.unknown_model(name)
+        if away := [entry.reason for entry in self._models[name].values() if entry.away]:
+            message = f"model '{name}' is not served at the moment: {away[-1] or 'it is being loaded'}"
+            return RequestError(grpc.StatusCode.UNAVAILABLE, message)
+        return errors.no_versions(name)
 
     def versions_of(self, name: str) -> list[str]:
         """Versions that are ready, ascending."""
         entries = self._models.get(name, {})
-        return sorted((v for v, e in entries.items() if e.availability == _READY), key=int)
+        return sorted((version for version, entry in entries.items() if entry.ready), key=int)
 
     def is_ready(self, name: str, version: str) -> bool:
-        """Whether a version (or any, if none is named) serves; false for what does not exist."""
-        try:
-            self.find(name, version)
-        except RequestError:
-            return False
-        return True
+        """Whether a version (or any, if none is named) serves; false for what does not exist.
+
+        Raises RequestError for a version that is no number.
+        """
+        if not version:
+            return name in self._latest
+        entry = self._models.get(name, {}).get(version_number(version))
+        return entry is not None and entry.ready is not None
 
     def ready(self) -> list[ModelView]:
         """All versions that serve."""
-        return [
-            e.view
-            for versions in self._models.values()
-            for e in versions.values()
-            if e.availability == _READY and e.view
-        ]
+        return [view for versions in self._models.values() for entry in versions.values() if (view := entry.ready)]
+
+
+def version_number(text: str) -> str:
+    """A version as the repository writes it. Raises RequestError where it is none."""
+    if not _INTEGER.fullmatch(text):
+        raise errors.invalid(
+            f"failed to get model version from specified version string '{text}' (details: it is no integer), "
+            "version should be an integral value > 0"
+        )
+    if int(text) < 0:
+        raise errors.invalid(f"invalid model version specified '{text}' , version should be an integral value > 0")
+    return str(int(text))
 
 
 def _view(state: scheduler_pb2.ModelState) -> ModelView:
     config = pb.ModelConfig.FromString(state.model_config)
-    inputs = {tensor.name: _tensor(tensor, tensor.optional) for tensor in config.input}
+    batched = config.max_batch_size > 0
+    inputs = {tensor.name: _tensor(tensor, batched, optional=tensor.optional) for tensor in config.input}
     options = model_options.read(config)
     return ModelView(
         name=state.model,
@@ -146,20 +194,19 @@ def _view(state: scheduler_pb2.ModelState) -> ModelView:
         config=config,
         options=options,
         inputs=inputs,
-        outputs={tensor.name: _tensor(tensor, False) for tensor in config.output},
+        outputs={tensor.name: _tensor(tensor, batched) for tensor in config.output},
         max_batch_size=config.max_batch_size,
         required=sum(not tensor.optional for tensor in inputs.values()),
-        memory_bytes=state.memory_bytes,
-        load_ns=state.load_ns,
-        device_ids=tuple(state.device_ids),
+        variable=any(tensor.variable for tensor in inputs.values()),
         buckets=options.shape_buckets,
+        memory_bytes=state.memory_bytes,
+        device_ids=tuple(state.device_ids),
     )
 
 
-def _tensor(tensor: "pb.ModelInput | pb.ModelOutput", optional: bool) -> TensorView:
+def _tensor(tensor: "pb.ModelInput | pb.ModelOutput", batched: bool, *, optional: bool = False) -> TensorView:
     name = pb.DataType.Name(tensor.data_type).removeprefix("TYPE_")
     datatype = "BYTES" if name == "STRING" else name
-    dims = tuple(tensor.dims)
-    variable = tuple(i for i, d in enumerate(dims) if d < 0)
-    elements = 0 if variable else math.prod(dims)
-    return TensorView(tensor.name, datatype, dims, optional, element_size(datatype), elements, variable)
+    shape = (-1, *tensor.dims) if batched else tuple(tensor.dims)
+    variable = tuple(axis for axis, size in enumerate(shape) if size < 0 and axis >= batched)
+    return TensorView(tensor.name, datatype, shape, variable, optional, element_size(datatype))

@@ -1,14 +1,16 @@
 """Requests on their way: submitted to the scheduler, staged for executors, answered exactly once.
 
 A request is *pending* from submission until its one terminal message: an answer from an executor, or a refusal from
-the scheduler. Its block of shared memory lives exactly as long, whether or not its client still waits, because an
-executor may be reading it. Whoever lost its stream to the scheduler submits again what is pending; the scheduler
-ignores what it already has. What gets no terminal message at all (all services involved died) is given up by the
-reaper, long after its deadline.
+the scheduler. The first that comes is the client's, whatever attempt it is of; later ones find nobody and are dropped.
+Its block of shared memory lives exactly as long, whether or not its client still waits, because an executor may be
+reading it. After a break the other side may have lost something, so what is pending is submitted again; the scheduler
+ignores what it still has. What gets no terminal message at all (all services involved died) is given up by `sweep`,
+long after its deadline.
 """
 
 import asyncio
 import secrets
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -31,14 +33,13 @@ REAP_AFTER_NS = 30_000_000_000
 UNSTAGED_LIMIT_BYTES = 512 * 2**20
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Answered:
-    """An executor's answer, with its outputs where they lie until `release` is called."""
+    """An executor's answer, with its outputs copied out of shared memory."""
 
     answer: executor_pb2.Answer
-    data: memoryview
-    received_ns: int
-    execution_started_ns: int  # on our clock
+    outputs: list[bytes]  # one per tensor of the answer
+    started_ns: int  # when the batch started, on our clock
 
 
 @dataclass(slots=True)
@@ -46,15 +47,29 @@ class Pending:
     """A request that has no terminal message yet."""
 
     request_id: int
-    attempt: int
     model: ModelView
     checked: Checked
     arrival_ns: int
-    deadline_ns: int
+    deadline_ns: int  # 0 if there is none
     traceparent: str
     block: types_pb2.StagedTensors | None
     done: "asyncio.Future[Answered]"
-    abandoned: bool = False
+    attempt: int = 1
+    abandoned: bool = False  # its client has gone, or was told that nothing will come
+    doubted_ns: int = 0  # since when its answer may have been lost, where it must not be run again
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a refusal tells of the request."""
+        facts = {"model": self.model.name, "version": self.model.version}
+        if self.deadline_ns:
+            facts["budget_ms"] = f"{self.checked.budget_ns / 1e6:.3f}"
+        return facts
+
+    def fail(self, reason: types_pb2.RejectReason, message: str, **more: str) -> None:
+        """Answers with a refusal, if nothing was answered yet."""
+        if not self.done.done():
+            self.done.set_exception(refused(reason, message, self.facts | more))
 
 
 class Dispatcher:
@@ -64,13 +79,15 @@ class Dispatcher:
         self.frontend_id = 0
         self.staging = staging
         self.pending: dict[int, Pending] = {}
-        self.scheduler: Outbox[scheduler_pb2.ConnectFrontendRequest] | None = None
         self.clock = PeerClock(shared=True)
         self.unstaged_bytes = 0
+        self._scheduler: Outbox[scheduler_pb2.ConnectFrontendRequest] | None = None
+        self._disconnected_ns = now_ns()
         self._max_pending = max_pending
         self._patience_ns = patience_ns
         self._counter = 0
-        self.disconnected_ns = now_ns()
+        # Told of each batch that ran, once, whether or not anybody waited for it.
+        self.on_batch: Callable[[ModelView, executor_pb2.Execution], None] = lambda *_: None
         self.new_id()
 
     def new_id(self) -> None:
@@ -82,38 +99,41 @@ class Dispatcher:
     def submit(self, checked: Checked, model: ModelView, arrival_ns: int, traceparent: str) -> Pending:
         """Stages and submits a request. Raises RequestError if there is no room for it."""
         if len(self.pending) >= self._max_pending:
-            raise refused(types_pb2.REJECT_REASON_QUEUE_FULL, "Exceeds maximum queue size", {})
-        if self.scheduler is None and now_ns() - self.disconnected_ns > self._patience_ns:
-            raise refused(types_pb2.REJECT_REASON_SCHEDULER_LOST, "the scheduler cannot be reached", {})
-        block = self.staging.put(checked)
-        if block is None:
-            if self.unstaged_bytes + checked.data_bytes > UNSTAGED_LIMIT_BYTES:
-                raise refused(types_pb2.REJECT_REASON_STAGING_FULL, "no staging memory is left for the tensors", {})
-            self.unstaged_bytes += checked.data_bytes
-        else:
-            checked.buffers = []
+            raise refused(types_pb2.REJECT_REASON_QUEUE_FULL, "Exceeds maximum queue size")
+        if self._scheduler_lost(now_ns()):
+            raise refused(types_pb2.REJECT_REASON_SCHEDULER_LOST, "the scheduler cannot be reached")
+        block = self._stage(checked)
         self._counter = (self._counter + 1) % 2**COUNTER_BITS
-        deadline_ns = arrival_ns + checked.budget_ns if checked.budget_ns else 0
         pending = Pending(
-            self.frontend_id << COUNTER_BITS | self._counter,
-            1,
-            model,
-            checked,
-            arrival_ns,
-            deadline_ns,
-            traceparent,
-            block,
-            asyncio.get_running_loop().create_future(),
+            request_id=self.frontend_id << COUNTER_BITS | self._counter,
+            model=model,
+            checked=checked,
+            arrival_ns=arrival_ns,
+            deadline_ns=arrival_ns + checked.budget_ns if checked.budget_ns else 0,
+            traceparent=traceparent,
+            block=block,
+            done=asyncio.get_running_loop().create_future(),
         )
         self.pending[pending.request_id] = pending
         self._send(pending)
         return pending
 
+    def _stage(self, checked: Checked) -> types_pb2.StagedTensors | None:
+        """Puts tensors into shared memory; where there is no room or no sharing, they stay where they are."""
+        block = self.staging.put(checked)
+        if block is not None:
+            checked.buffers = []
+            return block
+        if self.unstaged_bytes + checked.data_bytes > UNSTAGED_LIMIT_BYTES:
+            raise refused(types_pb2.REJECT_REASON_STAGING_FULL, "no staging memory is left for the tensors")
+        self.unstaged_bytes += checked.data_bytes
+        return None
+
     def _send(self, pending: Pending) -> None:
-        if self.scheduler is None:
+        if self._scheduler is None:
             return  # it is sent with all others once the stream stands again
         checked, to_peer = pending.checked, self.clock.to_peer
-        self.scheduler.frame.submits.add(
+        self._scheduler.frame.submits.add(
             request_id=pending.request_id,
             attempt=pending.attempt,
             model=pending.model.name,
@@ -126,66 +146,84 @@ class Dispatcher:
             tensors=pending.block,
             traceparent=pending.traceparent,
         )
-        self.scheduler.touch()
+        self._scheduler.touch()
 
     def abandon(self, pending: Pending) -> None:
         """The client has gone. If the request still waits, the scheduler drops it and says so."""
         pending.abandoned = True
-        if self.scheduler is not None and pending.request_id in self.pending:
-            self.scheduler.frame.cancels.add(request_id=pending.request_id)
-            self.scheduler.touch()
+        if pending.request_id in self.pending:
+            self._cancel(pending)
 
-    # ---- from the scheduler
+    def _cancel(self, pending: Pending) -> None:
+        if self._scheduler is not None:
+            self._scheduler.frame.cancels.add(request_id=pending.request_id)
+            self._scheduler.touch()
 
-    def connected(self, outbox: Outbox[scheduler_pb2.ConnectFrontendRequest], clock: PeerClock) -> None:
-        """The stream to the scheduler stands: what is pending is submitted (again)."""
-        self.scheduler, self.clock = outbox, clock
-        for pending in list(self.pending.values()):
-            if pending.abandoned:
-                continue
-            pending.attempt += 1
-            self._send(pending)
+    # ---- breaks
+
+    def connected(self, outbox: Outbox[scheduler_pb2.ConnectFrontendRequest]) -> None:
+        """The stream to the scheduler stands; what is pending is submitted (again)."""
+        self._scheduler = outbox
+        self._resubmit(self.pending.values())
 
     def disconnected(self) -> None:
         """The stream to the scheduler broke."""
-        if self.scheduler is not None:
-            self.scheduler, self.disconnected_ns = None, now_ns()
+        if self._scheduler is not None:
+            self._scheduler, self._disconnected_ns = None, now_ns()
+
+    def answers_lost(self) -> None:
+        """The stream to an executor broke and stands again; answers may have been lost with it.
+
+        What ran there must run again, if it may: the scheduler, to which it has ended, takes it as new.
+        """
+        self._resubmit(p for p in self.pending.values() if p.model.options.idempotent)
+        for pending in self.pending.values():
+            if not pending.model.options.idempotent:
+                pending.doubted_ns = pending.doubted_ns or now_ns()
+
+    def _resubmit(self, requests: Iterable[Pending]) -> None:
+        for pending in requests:
+            if not pending.abandoned:
+                pending.attempt += 1
+                self._send(pending)
+
+    # ---- from the scheduler
 
     def refuse(self, refusal: scheduler_pb2.Refusal) -> None:
         """A request will not run."""
         pending = self._take(refusal.request_id)
-        if pending is None or pending.done.done():
+        if pending is None:
             return
-        facts = {"model": pending.model.name, "version": pending.model.version}
-        if pending.deadline_ns:
-            facts["budget_ms"] = f"{pending.checked.budget_ns / 1e6:.3f}"
-        for key, instant in (
-            ("predicted_finish_ms", refusal.predicted_finish_ns),
-            ("earliest_possible_ms", refusal.earliest_possible_ns),
-        ):
-            if instant:  # told as time since the request arrived
-                facts[key] = f"{(self.clock.from_peer(instant) - pending.arrival_ns) / 1e6:.3f}"
-        pending.done.set_exception(refused(refusal.reason, refusal.message, facts))
+        times = {  # told as time since the request arrived
+            "predicted_finish_ms": refusal.predicted_finish_ns,
+            "earliest_possible_ms": refusal.earliest_possible_ns,
+        }
+        since = {
+            key: f"{(self.clock.from_peer(at_ns) - pending.arrival_ns) / 1e6:.3f}"
+            for key, at_ns in times.items()
+            if at_ns
+        }
+        pending.fail(refusal.reason, refusal.message, **since)
 
     # ---- from executors
 
-    def answered(self, answer: executor_pb2.Answer, data: memoryview) -> bool:
-        """Takes an answer; false if nobody waits for it, and its outputs can be released at once."""
-        pending = self.pending.get(answer.request_id)
+    def answered(self, answer: executor_pb2.Answer, data: memoryview | None) -> None:
+        """Takes an answer whose outputs lie in `data`; they are copied. None if they cannot be read here."""
+        pending = self._take(answer.request_id)
         if pending is None:
-            return False
+            return
+        if answer.execution.first_of_batch:
+            self.on_batch(pending.model, answer.execution)
+        if pending.attempt > 1:  # another attempt may still wait for its turn
+            self._cancel(pending)
         if answer.reason:
-            self._take(answer.request_id)
-            if not pending.done.done():
-                facts = {"model": pending.model.name, "version": pending.model.version}
-                pending.done.set_exception(refused(answer.reason, answer.message, facts))
-            return False
-        self._take(answer.request_id)
-        if pending.done.done() or pending.abandoned:
-            return False
-        started_ns = self.clock.from_peer(answer.execution.started_ns)
-        pending.done.set_result(Answered(answer, data, now_ns(), started_ns))
-        return True
+            pending.fail(answer.reason, answer.message)
+        elif data is None:
+            pending.fail(types_pb2.REJECT_REASON_EXECUTOR_LOST, "the outputs are in memory that is no longer shared")
+        elif not pending.done.done():
+            outputs = [bytes(data[t.offset : t.offset + t.byte_size]) for t in answer.outputs.tensors]
+            started_ns = self.clock.from_peer(answer.execution.started_ns)
+            pending.done.set_result(Answered(answer, outputs, started_ns))
 
     def _take(self, request_id: int) -> Pending | None:
         """Ends a request's pending; frees its block."""
@@ -200,32 +238,37 @@ class Dispatcher:
 
     # ---- time
 
+    def _scheduler_lost(self, now: int) -> bool:
+        return self._scheduler is None and now - self._disconnected_ns > self._patience_ns
+
     def sweep(self) -> None:
         """Gives up what can no longer be answered. Called a few times a second."""
         now = now_ns()
-        lost = self.scheduler is None and now - self.disconnected_ns > self._patience_ns
+        lost = self._scheduler_lost(now)
         for pending in list(self.pending.values()):
-            late = pending.deadline_ns and now > pending.deadline_ns
-            if self.scheduler is None and not pending.done.done() and (late or lost):
-                # The block stays: an executor may hold the request. The client is told now.
-                facts = {"model": pending.model.name}
+            late = 0 < pending.deadline_ns < now
+            if lost or (late and self._scheduler is None):
+                # Its block stays: an executor may hold it. The client is told now.
                 message = "the scheduler was lost, and did not return within the request's budget"
-                pending.done.set_exception(refused(types_pb2.REJECT_REASON_SCHEDULER_LOST, message, facts))
+                pending.fail(types_pb2.REJECT_REASON_SCHEDULER_LOST, message)
                 pending.abandoned = True
-            if now - max(pending.deadline_ns, pending.arrival_ns) > REAP_AFTER_NS and (pending.abandoned or late):
+            since_ns = max(pending.doubted_ns, pending.deadline_ns, pending.arrival_ns)
+            if now - since_ns > REAP_AFTER_NS and (pending.abandoned or late or pending.doubted_ns):
+                self._cancel(pending)
                 self._take(pending.request_id)
-                if not pending.done.done():
-                    message = "no service answered, long after the deadline"
-                    pending.done.set_exception(refused(types_pb2.REJECT_REASON_EXECUTOR_LOST, message, {}))
+                pending.fail(types_pb2.REJECT_REASON_EXECUTOR_LOST, "no service answered, long after it should have")
                 _log.error("request given up", request_id=pending.request_id, model=pending.model.name)
 
+    # ---- executors that share no memory with us
+
     def tensors(self, pending: Pending) -> tuple[types_pb2.TensorSet, bytes]:
-        """A request's tensors, for an executor that does not share our memory."""
+        """A request's tensors: what they are, and their data."""
         header = types_pb2.TensorSet.FromString(pending.checked.header)
+        size = pending.checked.data_bytes
         if pending.block is not None and self.staging.segment is not None:
-            start = pending.block.offset + pending.block.byte_size - pending.checked.data_bytes
-            return header, bytes(self.staging.segment.view[start : start + pending.checked.data_bytes])
-        data = bytearray(pending.checked.data_bytes)
+            start = pending.block.offset + pending.block.byte_size - size
+            return header, bytes(self.staging.segment.view[start : start + size])
+        data = bytearray(size)
         for tensor, buffer in zip(header.tensors, pending.checked.buffers, strict=True):
             data[tensor.offset : tensor.offset + tensor.byte_size] = buffer
         return header, bytes(data)

@@ -6,7 +6,7 @@ from typing import cast
 import grpc
 import structlog
 
-from cotenant.frontend.catalogue import Catalogue
+from cotenant.frontend.catalogue import RETURN_NS, Catalogue
 from cotenant.frontend.dispatch import Dispatcher
 from cotenant.frontend.statistics import Statistics
 from cotenant.runtime.clock import PeerClock, boot_id, now_ns
@@ -32,7 +32,9 @@ class ExecutorLink:
         self._dispatcher, self._links = dispatcher, links
         self._outbox: Outbox[executor_pb2.ExchangeRequest] | None = None
         self._outputs: Segment | None = None
+        self._broken = False
         self.attached = False
+        self.confirmed = True  # the present scheduler knows it
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
@@ -43,6 +45,8 @@ class ExecutorLink:
                     await self._converse(stub)
                 except grpc.aio.AioRpcError as error:
                     _log.debug("executor", device=self.device_id, state="unreachable", error=error.details())
+                except Exception:  # whatever a frame held, the next stream may be better
+                    _log.exception("executor", device=self.device_id, state="misunderstood")
                 self._forget()
                 await asyncio.sleep(RECONNECT_S)
 
@@ -69,6 +73,9 @@ class ExecutorLink:
         if welcome.segment:
             self._outputs = Segment.attach(self._dispatcher.staging.folder, welcome.segment, welcome.nonce)
         self._links.attachment(self)
+        if self._broken:
+            self._dispatcher.answers_lost()
+        self._broken = True  # the next one is the successor of this one
         _log.info("executor", device=self.device_id, state="connected", shared_memory=self.attached)
 
     def _forget(self) -> None:
@@ -82,25 +89,17 @@ class ExecutorLink:
             self._outputs = None
 
     def _answered(self, answer: executor_pb2.Answer) -> None:
-        if answer.HasField("staged"):
-            if self._outputs is None:
-                return
-            place = answer.staged
-            data = self._outputs.view[place.offset : place.offset + place.byte_size]
-            if not self._dispatcher.answered(answer, data):
-                self.release(answer)
-        else:
+        """Hands an answer on; outputs in shared memory are copied there, so that the block is free at once."""
+        if not answer.HasField("staged"):
             self._dispatcher.answered(answer, memoryview(answer.inline))
-
-    def release(self, answer: executor_pb2.Answer) -> None:
-        """Outputs have been read."""
-        if self._outbox is not None and answer.HasField("staged"):
-            self._outbox.frame.releases.add(offset=answer.staged.offset)
+            return
+        place = answer.staged
+        outputs = self._outputs
+        data = outputs.view[place.offset : place.offset + place.byte_size] if outputs else None
+        self._dispatcher.answered(answer, data)
+        if self._outbox is not None:
+            self._outbox.frame.releases.add(offset=place.offset)
             self._outbox.touch()
-
-    def owns(self, segment: str) -> bool:
-        """Whether outputs in a segment of that name are this executor's."""
-        return self._outputs is not None and self._outputs.name == segment
 
     def stage(self, assign: scheduler_pb2.Assign) -> None:
         """Sends a request's tensors to an executor that does not share our memory."""
@@ -129,7 +128,9 @@ class Links:
         self._epoch = 0
         self.executors: dict[str, ExecutorLink] = {}
         self.channel: grpc.aio.Channel | None = None
-        self.connected = asyncio.Event()
+        self.connected, self.lost = asyncio.Event(), asyncio.Event()  # one of them is set, once `run` has begun
+        self._confirm_until_ns = 0
+        self._barriers: list[tuple[int, asyncio.Future[None]]] = []  # with when its ping was sent
 
     async def run(self) -> None:
         """Connects, and again after each break, until cancelled."""
@@ -145,6 +146,8 @@ class Links:
                     if error.code() == grpc.StatusCode.ALREADY_EXISTS and not self._dispatcher.pending:
                         self._dispatcher.new_id()
                     _log.debug("scheduler", state="unreachable", error=error.details())
+                except Exception:  # whatever a frame held, the next stream may be better
+                    _log.exception("scheduler", state="misunderstood")
                 await asyncio.sleep(RECONNECT_S)
 
     async def _converse(self, stub: "scheduler_pb2_grpc.SchedulerServiceAsyncStub") -> None:
@@ -163,7 +166,9 @@ class Links:
             if self._outbox is not None:
                 _log.warning("scheduler", state="lost", address=self._address)
             self._outbox = None
+            self._pass_barriers(now_ns())
             self.connected.clear()
+            self.lost.set()
             self._dispatcher.disconnected()
 
     async def _tick(self, outbox: Outbox[scheduler_pb2.ConnectFrontendRequest]) -> None:
@@ -171,6 +176,8 @@ class Links:
         reported_ns = 0
         while True:
             outbox.frame.ping.sent_ns = now_ns()
+            self._catalogue.drop_unconfirmed()
+            self._drop_unconfirmed()
             if now_ns() - reported_ns >= REPORT_S * 1e9:
                 reported_ns = now_ns()
                 self._statistics.report(outbox.frame)
@@ -195,19 +202,25 @@ class Links:
         if frame.HasField("pong"):
             pong = frame.pong
             dispatcher.clock.observe(pong.ping_sent_ns, pong.received_ns, pong.sent_ns, now_ns())
-        if frame.HasField("hello"):
-            dispatcher.connected(outbox, dispatcher.clock)  # after models and executors are known
+            self._pass_barriers(pong.ping_sent_ns)
+        if self._outbox is outbox and dispatcher.clock.known and not self.connected.is_set():
+            # Models and executors are known now; between hosts, so is the offset of the clocks.
+            dispatcher.connected(outbox)
+            self.lost.clear()
             self.connected.set()
 
     def _welcomed(
         self, hello: scheduler_pb2.SchedulerHello, outbox: Outbox[scheduler_pb2.ConnectFrontendRequest]
     ) -> None:
         shared = bool(hello.boot_id) and hello.boot_id == boot_id()
-        if shared != self._dispatcher.clock.shared:
-            self._dispatcher.clock = PeerClock(shared=shared)
+        if shared != self._dispatcher.clock.shared or (not shared and hello.epoch != self._epoch):
+            self._dispatcher.clock = PeerClock(shared=shared)  # another scheduler's may be another clock
         if hello.epoch != self._epoch:
             self._epoch = hello.epoch
-            self._catalogue.clear()
+            self._catalogue.doubt()
+            self._confirm_until_ns = now_ns() + RETURN_NS
+            for link in self.executors.values():
+                link.confirmed = False
         self._outbox = outbox
         for link in self.executors.values():
             self.attachment(link)
@@ -223,6 +236,16 @@ class Links:
             known = None
         if known is None and not state.lost:
             self.executors[device_id] = ExecutorLink(state, self._dispatcher, self)
+        elif known is not None:
+            known.confirmed = True
+        self._catalogue.executors_connected = bool(self.executors)
+
+    def _drop_unconfirmed(self) -> None:
+        """Ends streams to executors that a scheduler's restart outlived, and that never returned to it."""
+        if now_ns() < self._confirm_until_ns:
+            return
+        for device_id in [d for d, link in self.executors.items() if not link.confirmed]:
+            self.executors.pop(device_id).close()
         self._catalogue.executors_connected = bool(self.executors)
 
     def attachment(self, link: ExecutorLink) -> None:
@@ -233,12 +256,24 @@ class Links:
             )
             self._outbox.touch()
 
-    def release(self, device_answer: executor_pb2.Answer) -> None:
-        """Outputs have been read; the executor whose segment they lie in may use them again."""
-        for link in self.executors.values():
-            if link.owns(device_answer.staged.segment):
-                link.release(device_answer)
-                return
+    async def barrier(self) -> None:
+        """Returns when all that the scheduler had told before this call has arrived, or the stream has broken.
+
+        What it answers to a call of its own may overtake what it tells on the stream.
+        """
+        if self._outbox is None:
+            return
+        passed = asyncio.get_running_loop().create_future()
+        self._outbox.frame.ping.sent_ns = now_ns()
+        self._barriers.append((self._outbox.frame.ping.sent_ns, passed))
+        self._outbox.touch()
+        await passed
+
+    def _pass_barriers(self, until_ns: int) -> None:
+        for sent_ns, passed in self._barriers:
+            if sent_ns <= until_ns and not passed.done():
+                passed.set_result(None)
+        self._barriers = [entry for entry in self._barriers if not entry[1].done()]
 
     def close(self) -> None:
         """Ends all streams."""

@@ -1,17 +1,32 @@
-"""What has been served: Triton's statistics, Prometheus metrics, and reports to the scheduler. Counts only."""
+"""What has been served: Triton's statistics, and reports to the scheduler. Counts only; `metrics.py` shows them.
+
+Requests are counted by version of a model, once they are known to be for one that serves. Plain integers, bumped on
+the event loop's thread; whoever scrapes metrics reads them from another.
+"""
 
 import time
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
 from cotenant.frontend.catalogue import ModelView
+from cotenant.frontend.errors import RequestError
 from cotenant.inference import inference_pb2 as pb
 from cotenant.runtime.metrics import LATENCY_BUCKETS_S
-from cotenant.v1 import executor_pb2, scheduler_pb2
+from cotenant.v1 import executor_pb2, scheduler_pb2, types_pb2
 
-_LABELS = ["model", "version"]
+_BOUNDS_NS = tuple(round(bound * 1e9) for bound in LATENCY_BUCKETS_S)
+# Triton's reasons of a failure, and what of ours is which; all other refusals are rejections.
+REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+_TRITON_REASON = {
+    0: "OTHER",  # wrong in itself
+    types_pb2.REJECT_REASON_CANCELLED: "CANCELED",
+    types_pb2.REJECT_REASON_EXECUTION_FAILED: "BACKEND",
+    types_pb2.REJECT_REASON_EXECUTOR_LOST: "OTHER",
+    types_pb2.REJECT_REASON_SCHEDULER_LOST: "OTHER",
+    types_pb2.REJECT_REASON_INPUTS_MISSING: "OTHER",
+}
+_OVERHEADS_NEEDED = 20  # fewer say nothing about a 95th percentile
 
 
 @dataclass(slots=True)
@@ -32,36 +47,70 @@ class Duration:
 
 
 @dataclass(slots=True)
-class Batches:
-    """What ran at one batch size."""
+class Histogram:
+    """Durations by `LATENCY_BUCKETS_S`; `counts` has one more for what is longer than all."""
 
-    compute_input: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
-    compute_output: Duration = field(default_factory=Duration)
+    counts: list[int] = field(default_factory=lambda: [0] * (len(_BOUNDS_NS) + 1))
+    ns: int = 0
+
+    def add(self, ns: int) -> None:
+        """One more."""
+        self.counts[bisect_left(_BOUNDS_NS, ns)] += 1
+        self.ns += ns
 
 
+@dataclass(slots=True)
+class Compute:
+    """What execution took: of requests, or of batches of one size."""
+
+    input: Duration = field(default_factory=Duration)
+    infer: Duration = field(default_factory=Duration)
+    output: Duration = field(default_factory=Duration)
+
+    def add(self, execution: executor_pb2.Execution) -> None:
+        """One more."""
+        self.input.add(execution.input_ns)
+        self.infer.add(execution.infer_ns)
+        self.output.add(execution.output_ns)
+
+    def put(self, message: "pb.InferStatistics | pb.InferBatchStatistics") -> None:
+        """Writes it."""
+        self.input.put(message.compute_input)
+        self.infer.put(message.compute_infer)
+        self.output.put(message.compute_output)
+
+
+@dataclass(slots=True)
 class ModelStatistics:
     """Counts of one version of a model."""
 
-    def __init__(self) -> None:
-        self.last_inference_ms = 0
-        self.inference_count = self.execution_count = 0
-        self.success, self.fail, self.queue = Duration(), Duration(), Duration()
-        self.compute_input, self.compute_infer, self.compute_output = Duration(), Duration(), Duration()
-        self.batches: dict[int, Batches] = {}
+    last_inference_ms: int = 0  # since 1970
+    inference_count: int = 0
+    execution_count: int = 0
+    pending: int = 0
+    in_time: int = 0
+    late: int = 0
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    compute: Compute = field(default_factory=Compute)
+    batches: dict[int, Compute] = field(default_factory=dict)  # by batch size
+    failures: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+    refusals: dict[str, int] = field(default_factory=dict)  # by our reason, cancellations and failures included
+    latencies: Histogram = field(default_factory=Histogram)
+    queueing: Histogram = field(default_factory=Histogram)
 
     def put(self, message: pb.ModelStatistics) -> None:
         """Writes them as Triton does."""
         message.last_inference = self.last_inference_ms
         message.inference_count, message.execution_count = self.inference_count, self.execution_count
         stats = message.inference_stats
-        for name in ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output"):
-            getattr(self, name).put(getattr(stats, name))
+        self.success.put(stats.success)
+        self.fail.put(stats.fail)
+        self.queue.put(stats.queue)
+        self.compute.put(stats)
         for size in sorted(self.batches):
-            row, batches = message.batch_stats.add(batch_size=size), self.batches[size]
-            batches.compute_input.put(row.compute_input)
-            batches.compute_infer.put(row.compute_infer)
-            batches.compute_output.put(row.compute_output)
+            self.batches[size].put(message.batch_stats.add(batch_size=size))
 
 
 @dataclass(slots=True)
@@ -75,100 +124,26 @@ class _Report:
     overhead_ns: deque[int] = field(default_factory=lambda: deque(maxlen=256))
 
 
-class Metrics:
-    """Prometheus: Triton's names where Triton has them, ours with histograms."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, labels: list[str] = _LABELS) -> Counter:
-            return Counter(name, text, labels, registry=registry)
-
-        self.success = counter("nv_inference_request_success", "Number of successful inference requests")
-        self.failure = counter("nv_inference_request_failure", "Number of failed requests", [*_LABELS, "reason"])
-        self.count = counter("nv_inference_count", "Number of inferences performed")
-        self.executions = counter("nv_inference_exec_count", "Number of model executions performed")
-        self.request_us = counter("nv_inference_request_duration_us", "Cumulative request duration in us")
-        self.queue_us = counter("nv_inference_queue_duration_us", "Cumulative queueing duration in us")
-        self.input_us = counter("nv_inference_compute_input_duration_us", "Cumulative input duration in us")
-        self.infer_us = counter("nv_inference_compute_infer_duration_us", "Cumulative inference duration in us")
-        self.output_us = counter("nv_inference_compute_output_duration_us", "Cumulative output duration in us")
-        self.refused = counter("cotenant_request_refused", "Requests refused, by reason", [*_LABELS, "reason"])
-        self.late = counter("cotenant_request_late", "Requests answered after their SLO")
-        self.in_time = counter("cotenant_request_in_time", "Requests answered within their SLO")
-        self.pending = Gauge(
-            "nv_inference_pending_request_count", "Requests not answered yet", _LABELS, registry=registry
-        )
-        self.latency = Histogram(
-            "cotenant_request_latency_seconds",
-            "From arrival to answer",
-            _LABELS,
-            buckets=LATENCY_BUCKETS_S,
-            registry=registry,
-        )
-        self.queue = Histogram(
-            "cotenant_request_queue_seconds",
-            "From arrival to the start of the batch",
-            _LABELS,
-            buckets=LATENCY_BUCKETS_S,
-            registry=registry,
-        )
-
-
-class _Bound:
-    """Everything about one version of a model, with the metrics' labels looked up once."""
-
-    def __init__(self, metrics: Metrics, name: str, version: str) -> None:
-        self.statistics = ModelStatistics()
-        self.success = metrics.success.labels(name, version)
-        # Triton always shows all four.
-        self.failures = {
-            r: metrics.failure.labels(name, version, r) for r in ("REJECTED", "CANCELED", "BACKEND", "OTHER")
-        }
-        self.count = metrics.count.labels(name, version)
-        self.executions = metrics.executions.labels(name, version)
-        self.request_us = metrics.request_us.labels(name, version)
-        self.queue_us = metrics.queue_us.labels(name, version)
-        self.input_us = metrics.input_us.labels(name, version)
-        self.infer_us = metrics.infer_us.labels(name, version)
-        self.output_us = metrics.output_us.labels(name, version)
-        self.late = metrics.late.labels(name, version)
-        self.in_time = metrics.in_time.labels(name, version)
-        self.pending = metrics.pending.labels(name, version)
-        self.latency = metrics.latency.labels(name, version)
-        self.queue = metrics.queue.labels(name, version)
-
-
 class Statistics:
     """All models."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._metrics = Metrics(self.registry)
-        self._models: dict[tuple[str, str], _Bound] = {}
+        self.models: dict[tuple[str, str], ModelStatistics] = {}
         self._reports: dict[str, _Report] = {}
 
-    def of(self, name: str, version: str) -> ModelStatistics:
+    def of(self, model: ModelView) -> ModelStatistics:
         """Statistics of a version, made if it is new."""
-        return self._bound(name, version).statistics
-
-    def _bound(self, name: str, version: str) -> _Bound:
-        bound = self._models.get((name, version))
-        if bound is None:
-            bound = self._models[name, version] = _Bound(self._metrics, name, version)
-        return bound
+        key = (model.name, model.version)
+        found = self.models.get(key)
+        if found is None:
+            found = self.models[key] = ModelStatistics()
+        return found
 
     def _report(self, name: str) -> _Report:
         report = self._reports.get(name)
         if report is None:
             report = self._reports[name] = _Report()
         return report
-
-    def arrived(self, model: ModelView) -> None:
-        """A request was submitted."""
-        self._bound(model.name, model.version).pending.inc()
-
-    def left(self, model: ModelView) -> None:
-        """A submitted request has its answer, or nobody waits for it any more."""
-        self._bound(model.name, model.version).pending.dec()
 
     def succeeded(
         self,
@@ -181,50 +156,38 @@ class Statistics:
         late: bool,
     ) -> None:
         """A request was answered with outputs, `total_ns` after it arrived."""
-        bound = self._bound(model.name, model.version)
-        stats = bound.statistics
+        stats, report = self.of(model), self._report(model.name)
         stats.last_inference_ms = time.time_ns() // 1_000_000
         stats.inference_count += items
         stats.success.add(total_ns)
         stats.queue.add(queue_ns)
-        stats.compute_input.add(execution.input_ns)
-        stats.compute_infer.add(execution.infer_ns)
-        stats.compute_output.add(execution.output_ns)
-        bound.success.inc()
-        bound.count.inc(items)
-        if execution.first_of_batch:
-            self._batch(bound, execution)
-        bound.request_us.inc(total_ns / 1e3)
-        bound.queue_us.inc(queue_ns / 1e3)
-        bound.input_us.inc(execution.input_ns / 1e3)
-        bound.infer_us.inc(execution.infer_ns / 1e3)
-        bound.output_us.inc(execution.output_ns / 1e3)
-        bound.latency.observe(total_ns / 1e9)
-        bound.queue.observe(queue_ns / 1e9)
-        report = self._report(model.name)
+        stats.compute.add(execution)
+        stats.latencies.add(total_ns)
+        stats.queueing.add(queue_ns)
         if late:
-            bound.late.inc()
+            stats.late += 1
             report.late += 1
         else:
-            bound.in_time.inc()
+            stats.in_time += 1
             report.in_time += 1
         report.overhead_ns.append(max(0, total_ns - queue_ns - execution.input_ns - execution.infer_ns))
 
-    def _batch(self, bound: _Bound, execution: executor_pb2.Execution) -> None:
-        bound.statistics.execution_count += 1
-        bound.executions.inc()
-        batches = bound.statistics.batches.setdefault(execution.batch_size, Batches())
-        batches.compute_input.add(execution.input_ns)
-        batches.compute_infer.add(execution.infer_ns)
-        batches.compute_output.add(execution.output_ns)
+    def ran(self, model: ModelView, execution: executor_pb2.Execution) -> None:
+        """A batch ran."""
+        stats = self.of(model)
+        stats.execution_count += 1
+        stats.batches.setdefault(execution.batch_size, Compute()).add(execution)
 
-    def failed(self, model: ModelView, total_ns: int, *, reason: str, kind: str) -> None:
-        """A request got no outputs. `kind` is Triton's reason, `reason` ours (empty if it is no refusal)."""
-        bound = self._bound(model.name, model.version)
-        bound.statistics.fail.add(total_ns)
-        bound.failures[kind].inc()
-        if kind == "REJECTED":
-            self._metrics.refused.labels(model.name, model.version, reason).inc()
+    def failed(self, model: ModelView, error: RequestError, total_ns: int) -> None:
+        """A request got no outputs. What was wrong in itself is not the service's failure, nor reported as such."""
+        stats = self.of(model)
+        stats.fail.add(total_ns)
+        reason = _TRITON_REASON.get(error.refusal, "REJECTED")
+        stats.failures[reason] += 1
+        if not error.refusal:
+            return
+        stats.refusals[error.reason] = stats.refusals.get(error.reason, 0) + 1
+        if reason == "REJECTED":
             self._report(model.name).refused += 1
         else:
             self._report(model.name).failed += 1
@@ -241,6 +204,8 @@ class Statistics:
                 late=report.late,
                 refused=report.refused,
                 failed=report.failed,
-                answer_overhead_ns=overheads[int(0.95 * (len(overheads) - 1))] if len(overheads) >= 20 else 0,
+                answer_overhead_ns=(
+                    overheads[int(0.95 * (len(overheads) - 1))] if len(overheads) >= _OVERHEADS_NEEDED else 0
+                ),
             )
             report.in_time = report.late = report.refused = report.failed = 0

@@ -1,6 +1,6 @@
 """The one table from reasons to gRPC status codes, and how a refusal reaches a client.
 
-Triton's code wherever Triton has the case (docs/errors.md). A refusal carries `google.rpc.ErrorInfo` in its details:
+Triton's code wherever Triton has the case (docs/protocol.md). A refusal carries `google.rpc.ErrorInfo` in its details:
 domain "cotenant", the reason's name, and what is known of the times, so that a client in any language can read why.
 """
 

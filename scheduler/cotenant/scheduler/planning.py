@@ -145,8 +145,12 @@ def _place(
     ends = instances.setdefault(queue.key[:2], []) if limit else []
     if limit and len(ends) >= limit:  # a model that may run only so often waits for one of its own to end
         start = max(start, heappop(ends))
-    beside = [other for free, other in lanes[1:] if free > start and other.batch_size]
-    duration = device.work_ns(batch_class) / device.table.progress_rate(batch_class, beside)
+    others = [(free, other) for free, other in lanes[1:] if free > start and other.batch_size]
+    beside = [other for _, other in others]
+    work = device.work_ns(batch_class)
+    # However slow beside them, it is no later than if it waited until they have ended.
+    alone = max((free for free, _ in others), default=start) - start + work
+    duration = min(work / device.table.progress_rate(batch_class, beside), alone)
     end = start + int(duration)
     heapreplace(lanes, (end, batch_class))
     if limit:

@@ -1,0 +1,211 @@
+"""The records of a log (docs/log-format.md), as far as the report needs them: only the fields it uses.
+
+What later versions add is passed over: fields that are not named here, and events and actions of other types.
+"""
+
+import msgspec
+
+from cotenant.runtime.estimates import BatchClass, ClassEstimate, SetEstimate
+
+FORMAT, VERSION = "cotenant-log", 1
+
+
+class Device(msgspec.Struct, frozen=True):
+    """A device as its executor introduced it."""
+
+    device_id: str
+    kind: str = ""
+    name: str = ""
+    max_concurrency: int = 1
+    memory_bytes: int = 0
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A request as a frontend submitted it; instants on the scheduler's clock, 0 for none."""
+
+    request_id: int
+    model: str
+    version: str = ""
+    batch_size: int = 1
+    arrival_ns: int = 0
+    deadline_ns: int = 0
+
+
+class Forecast(msgspec.Struct, frozen=True):
+    """What was expected of a batch; durations in ns."""
+
+    work_ns: int = 0
+    duration_ns: int = 0
+    bound_ns: int = 0
+    level: float = 0.0
+    estimates_version: int = 0
+    co_runner_count: int = 0
+
+
+class Slice(msgspec.Struct, frozen=True):
+    """A stretch in which the co-runners did not change."""
+
+    duration_ns: int
+    co_runners: tuple[BatchClass, ...] = ()
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """A batch that has run."""
+
+    device_id: str
+    batch_id: int
+    at_ns: int
+    started_ns: int
+    duration_ns: int
+    batch_class: BatchClass
+    slices: tuple[Slice, ...] = ()
+    input_ns: int = 0
+    output_ns: int = 0
+    forecast: Forecast | None = None
+    failed: bool = False
+
+
+class Batch(msgspec.Struct):
+    """A batch as it was ordered."""
+
+    batch_id: int
+    requests: tuple[Request, ...] = ()
+
+
+class Spec(msgspec.Struct):
+    """What the scheduler knows of a version of a model."""
+
+    model: str
+    slo_ns: int = 0
+
+
+class Profile(msgspec.Struct):
+    """A solo measurement."""
+
+    batch_class: BatchClass
+    work_ns: int
+
+
+class Table(msgspec.Struct):
+    """What is believed of one device, at the start of a part."""
+
+    device_id: str
+    classes: tuple[ClassEstimate, ...] = ()
+    sets: tuple[SetEstimate, ...] = ()
+
+
+class SnapshotDevice(msgspec.Struct):
+    """A device, at the start of a part."""
+
+    device: Device
+    models: tuple[Spec, ...] = ()
+    profiles: tuple[Profile, ...] = ()
+    queued: tuple[Request, ...] = ()
+
+
+class Config(msgspec.Struct):
+    """How the scheduler was set up."""
+
+    policy: str = ""
+    level: float = 0.0
+    observe_only: bool = False
+
+
+class Arrived(msgspec.Struct):
+    """A request arrived."""
+
+    request: Request
+
+
+class Joined(msgspec.Struct):
+    """An executor's introduction."""
+
+    device: Device
+    loaded: tuple[Spec, ...] = ()
+    profiles: tuple[Profile, ...] = ()
+
+
+class Loaded(msgspec.Struct):
+    """A model can serve."""
+
+    spec: Spec
+
+
+class Profiled(msgspec.Struct):
+    """A class was measured alone."""
+
+    device_id: str
+    profile: Profile
+
+
+class Pushed(msgspec.Struct):
+    """Estimates came."""
+
+    device_id: str
+    version: int = 0
+    complete: bool = False
+    classes: tuple[ClassEstimate, ...] = ()
+    sets: tuple[SetEstimate, ...] = ()
+
+
+class Launched(msgspec.Struct):
+    """A batch was ordered."""
+
+    device_id: str
+    batch: Batch
+
+
+class Refused(msgspec.Struct):
+    """A request was refused, or would have been."""
+
+    request_id: int
+    reason: str = ""
+
+
+class Cancelled(msgspec.Struct):
+    """The client of a request has gone."""
+
+    request_id: int
+
+
+KINDS = {
+    "RequestArrived": Arrived,
+    "RequestCancelled": Cancelled,
+    "DeviceJoined": Joined,
+    "BatchFinished": Finished,
+    "ModelLoaded": Loaded,
+    "ClassProfiled": Profiled,
+    "EstimatesPushed": Pushed,
+    "Launch": Launched,
+    "Refuse": Refused,
+    "WouldRefuse": Refused,
+}
+DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}
+
+
+class Kind(msgspec.Struct):
+    """What an event or action is."""
+
+    type: str = ""
+
+
+class Line(msgspec.Struct):
+    """Any record; which fields are there depends on its type."""
+
+    type: str
+    format: str = ""
+    version: int = 0
+    software: str = ""
+    unix_ns: int = 0
+    monotonic_ns: int = 0
+    boot_id: str = ""
+    now_ns: int = 0
+    events: tuple[msgspec.Raw, ...] = ()
+    actions: tuple[msgspec.Raw, ...] = ()
+    config: Config | None = None
+    devices: tuple[SnapshotDevice, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
+kind = msgspec.json.Decoder(Kind)
+line = msgspec.json.Decoder(Line)

@@ -55,7 +55,13 @@ async def run(repository: Path, repeat: int, seconds: float) -> list[dict[str, A
             for name, every in SAMPLING.items():
                 extra = {"executor": (f"--kernel-sample-every={every}",)}
                 options = StackOptions(
-                    models, Path(folder) / f"a{i}{every}", port=port, metrics=False, sockets=True, extra=extra
+                    models,
+                    Path(folder) / f"a{i}{every}",
+                    port=port,
+                    metrics=False,
+                    sockets=True,
+                    observe_only=True,
+                    extra=extra,
                 )
                 async with Stack(options) as stack:
                     await stack.models_settled(300)

@@ -173,9 +173,12 @@ def test_runs_on_several_threads_do_not_disturb_each_other(case: Case) -> None:
     assert wrong == []
 
 
-def test_a_timed_run_gives_the_same_outputs_and_plausible_timings(case: Case) -> None:
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_timed_run_gives_the_same_outputs_and_plausible_timings(case: Case, prepared: bool) -> None:
     model = case.load()
     x, y = inputs(2)
+    if prepared:
+        model.prepare_timed({"x": x, "y": y})
     outputs, kernels = model.run_timed({"x": x, "y": y})
     for name, array in case.expected(x, y).items():
         np.testing.assert_allclose(outputs[name], array, rtol=1e-6)

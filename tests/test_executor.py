@@ -177,6 +177,30 @@ def test_a_model_is_measured_before_it_serves_and_the_measurement_is_kept(tmp_pa
     with_bench(tmp_path, play)
 
 
+def test_measuring_keeps_those_who_serve_waiting_for_a_quarter_of_their_slo_at_most(tmp_path: Path) -> None:
+    async def play(bench: Bench) -> None:
+        asked: list[tuple[str, int]] = []
+
+        async def acquire(duration_ns: int, model: str) -> tuple[Callable[[], None], int]:
+            asked.append((model, duration_ns))
+            return await alone(duration_ns, model)
+
+        bench.profiler._acquire = acquire
+        write_model(bench.repository, "first", delayed(1, max_batch_size=1))
+        write_model(bench.repository, "tight", delayed(1, slo_ms=20, max_batch_size=1))
+        write_model(bench.repository, "second", delayed(1, max_batch_size=1))
+        write_model(bench.repository, "long", delayed(30, max_batch_size=1))
+        for model in ("first", "tight", "second", "long"):
+            await bench.models.load(model)
+        windows = {model: [ns for name, ns in asked if name == model][1:-1] for model, _ in asked}
+        assert max(windows["first"]) > 20e6  # nobody serves
+        assert max(windows["second"]) <= 20e6 / 4
+        assert len(windows["second"]) > len(windows["first"])  # the same runs, in more windows
+        assert min(windows["long"]) >= 30e6  # one run must fit
+
+    with_bench(tmp_path, play)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_repository_is_fine(tmp_path: Path) -> None:
     async def play(bench: Bench) -> None:

@@ -12,7 +12,7 @@ from cotenant.frontend.dispatch import Dispatcher
 from cotenant.frontend.links import Links
 from cotenant.frontend.staging_area import StagingArea
 from cotenant.frontend.statistics import Statistics
-from cotenant.runtime.clock import boot_id
+from cotenant.runtime.clock import clock_id
 from cotenant.runtime.outbox import Outbox
 from cotenant.v1 import scheduler_pb2, types_pb2
 from test_frontend_dispatch import on_a_loop
@@ -41,7 +41,7 @@ def frame(**fields: Any) -> scheduler_pb2.ConnectFrontendResponse:
 
 
 def hello(epoch: int) -> scheduler_pb2.SchedulerHello:
-    return scheduler_pb2.SchedulerHello(epoch=epoch, boot_id=boot_id(), version="test")
+    return scheduler_pb2.SchedulerHello(epoch=epoch, clock_id=clock_id(), version="test")
 
 
 def executor(device_id: str, incarnation: int, *, lost: bool = False) -> scheduler_pb2.ExecutorState:
@@ -72,7 +72,7 @@ async def test_a_barrier_waits_for_what_was_told_before(now: type[Now]) -> None:
 @on_a_loop
 async def test_nothing_is_submitted_to_another_host_before_its_clock_is_known(now: type[Now]) -> None:
     links, outbox = make(), new_outbox()
-    elsewhere = scheduler_pb2.SchedulerHello(epoch=1, boot_id="another host", version="test")
+    elsewhere = scheduler_pb2.SchedulerHello(epoch=1, clock_id="another host", version="test")
     links._take(frame(hello=elsewhere), outbox)
     assert not links.connected.is_set()
     offset_ns = 7 * 10**12

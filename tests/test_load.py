@@ -18,6 +18,7 @@ import pytest
 from cotenant.cli import load, load_arrivals, load_inputs, load_options, load_result
 from cotenant.cli.load_client import Answer, Outcome
 from cotenant.cli.load_run import Plan, Run
+from cotenant.cli.load_table import attainment_text
 from cotenant.inference import inference_pb2 as pb
 from stacks import IDENTITY, StackThread, delayed, write_model
 
@@ -420,3 +421,11 @@ def test_every_field_of_the_result_is_documented() -> None:
     fields = {f.name for t in types if t is not msgspec.Struct for f in msgspec.structs.fields(t)}
     assert len(fields) > 50
     assert not [name for name in sorted(fields) if f"`{name}`" not in text]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(None, "-"), (1.0, "100%"), (0.99997, "99.9%"), (0.5, "50.0%"), (0.0, "0.0%")],
+)
+def test_attainment_is_never_told_better_than_it_was(share: float | None, text: str) -> None:
+    assert attainment_text(share) == text

@@ -74,7 +74,7 @@ def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path: Path) -> None:
         (b'{"type":"Unheard"}\n', "line 1"),
         (
             b'{"type":"Header","format":"cotenant-log","version":99,"software":"","epoch":1,"part":0,"unix_ns":1,'
-            b'"monotonic_ns":1,"boot_id":""}\n',
+            b'"monotonic_ns":1,"clock_id":""}\n',
             "version 99",
         ),
         (b'{"type":"Group","now_ns":1,"events":[],"actions":[]}\n', "before the snapshot"),

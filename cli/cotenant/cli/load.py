@@ -21,7 +21,7 @@ from cotenant.cli.load_options import LoadOptions, ModelLoad
 from cotenant.cli.load_result import Configuration, LoadedModel, LoadResult
 from cotenant.cli.load_run import Plan, Run
 from cotenant.cli.load_table import Display, show
-from cotenant.runtime.clock import boot_id
+from cotenant.runtime.clock import clock_id
 
 DEFAULT_DURATION_S = 10.0
 
@@ -128,7 +128,7 @@ def _result(options: LoadOptions, targets: Sequence[_Target], arrivals: Arrivals
         version=load_result.VERSION,
         started_unix_ns=time.time_ns() - time.monotonic_ns() + started_ns,
         started_monotonic_ns=started_ns,
-        boot_id=boot_id(),
+        clock_id=clock_id(),
         elapsed_s=elapsed_s,
         configuration=_configuration(options, targets, elapsed_s),
         environment=machine.describe(),

@@ -140,7 +140,7 @@ class LoadResult(msgspec.Struct):
     version: int
     started_unix_ns: int  # first instant that counts
     started_monotonic_ns: int  # the same on this host's monotonic clock
-    boot_id: str
+    clock_id: str
     elapsed_s: float  # that counts, until sending ended
     configuration: Configuration
     environment: dict[str, str]

@@ -1,6 +1,7 @@
 """The load's table for people, and its progress while it runs."""
 
 import asyncio
+import math
 import sys
 from collections.abc import Sequence
 from time import monotonic_ns
@@ -82,7 +83,8 @@ def heads(*, cancelled: bool) -> list[str]:
 
 def cells(m: ModelResult, *, cancelled: bool, times: bool) -> list[str]:
     """A row of the table. `times` is false where percentiles would mix models of different speeds."""
-    found = [m.model, f"{m.slo_ms:.0f}" if m.slo_ms else "-", str(m.offered), str(m.in_time), _share(m.attainment)]
+    slo = f"{m.slo_ms:.0f}" if m.slo_ms else "-"
+    found = [m.model, slo, str(m.offered), str(m.in_time), attainment_text(m.attainment)]
     found += [str(m.late), str(m.refused), str(m.failed), *([str(m.cancelled)] if cancelled else [])]
     found += [_ms(m.latency.p50_ms), _ms(m.latency.p99_ms)] if m.latency and times else ["-", "-"]
     if (f := m.forecasts) is None:
@@ -95,8 +97,13 @@ def _ms(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
+def attainment_text(share: float | None) -> str:
+    """A share as people read it: 100% only where nothing was missed."""
+    return "-" if share is None else "100%" if share >= 1 else f"{math.floor(share * 1000) / 10:.1f}%"
+
+
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}" if value < 0.9995 else "100%"
+    return "-" if value is None else f"{value:.1%}"
 
 
 def remarks(result: LoadResult) -> list[str]:

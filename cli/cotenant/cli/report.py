@@ -11,6 +11,7 @@ import msgspec
 
 from cotenant.cli import load_result, report_batches, report_log, report_page, report_requests, report_sections
 from cotenant.cli.load_result import LoadResult
+from cotenant.cli.load_table import attainment_text
 from cotenant.cli.report_batches import Classes
 from cotenant.cli.report_log import Log
 from cotenant.cli.report_requests import Seen
@@ -68,8 +69,9 @@ def document(log: Log, result: LoadResult | None, status: Status | None) -> str:
 
 def _title(seen: Seen) -> str:
     total = seen.total
-    share = f"{total.attainment:.1%}" if total.attainment is not None else "None"
-    return f"{share} of {total.offered:,} requests were answered in time"
+    if total.offered and total.in_time == total.offered:
+        return f"All {total.offered:,} requests were answered in time"
+    return f"{attainment_text(total.attainment or 0.0)} of {total.offered:,} requests were answered in time"
 
 
 def _subtitle(log: Log, seen: Seen) -> str:

@@ -33,7 +33,7 @@ class Log:
     """All that a report needs."""
 
     software: str = ""
-    boot_id: str = ""
+    clock_id: str = ""
     unix_offset_ns: int = 0  # added to an instant it makes a date
     policy: str = ""
     level: float = 0.0
@@ -93,7 +93,7 @@ def _records(path: Path) -> Iterator[records.Line]:
 
 def _apply(log: Log, record: records.Line) -> None:
     if record.type == "Header":
-        log.software, log.boot_id = record.software, record.boot_id
+        log.software, log.clock_id = record.software, record.clock_id
         log.unix_offset_ns = record.unix_ns - record.monotonic_ns
     elif record.type == "Snapshot":
         _restore(log, record)

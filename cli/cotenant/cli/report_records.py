@@ -198,7 +198,7 @@ class Line(msgspec.Struct):
     software: str = ""
     unix_ns: int = 0
     monotonic_ns: int = 0
-    boot_id: str = ""
+    clock_id: str = ""
     now_ns: int = 0
     events: tuple[msgspec.Raw, ...] = ()
     actions: tuple[msgspec.Raw, ...] = ()

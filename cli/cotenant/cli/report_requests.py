@@ -39,7 +39,7 @@ def seen(log: Log, result: LoadResult | None) -> Seen:
     if result is None:
         return _of_log(log)
     end_ns = result.started_monotonic_ns + round(result.elapsed_s * 1e9)
-    if log.boot_id != result.boot_id or result.started_monotonic_ns > log.last_ns or end_ns < log.first_ns:
+    if log.clock_id != result.clock_id or result.started_monotonic_ns > log.last_ns or end_ns < log.first_ns:
         raise ValueError("the load's result is not of the time that the log covers, or of another host")
     return Seen(
         [m.model for m in result.models],

@@ -8,6 +8,7 @@ import numpy as np
 
 from cotenant.cli import load_result, machine, report_batches, report_page, report_requests
 from cotenant.cli.load_result import LoadResult
+from cotenant.cli.load_table import attainment_text
 from cotenant.cli.report_log import Log
 from cotenant.cli.report_page import Tile
 from cotenant.cli.report_records import Finished
@@ -30,7 +31,9 @@ def tiles(
     running = sum(b.duration_ns for b in batches) / 1e9 / max(1e-9, seen.elapsed_s)
     beside = [report_requests.mean_co_runners(b) for b in batches]
     found = [
-        Tile(f"{total.attainment or 0:.1%}", "", "Answered in time", f"{total.in_time:,} of {total.offered:,} offered"),
+        Tile(
+            attainment_text(total.attainment), "", "Answered in time", f"{total.in_time:,} of {total.offered:,} offered"
+        ),
         Tile(f"{total.goodput:.0f}", "/s", "Goodput", "requests answered in time"),
         Tile(f"{total.refused / max(1, total.offered):.1%}", "", "Refused", f"{total.refused:,}, told with the reason"),
         Tile(f"{total.late / max(1, total.offered):.1%}", "", "Late", f"{total.late:,} answered after their SLO"),

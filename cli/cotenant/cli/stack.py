@@ -156,12 +156,16 @@ class Stack:
             raise
         self._supervising = asyncio.create_task(self._supervise())
 
+    def command(self, service: Service) -> list[str]:
+        """What starts a service."""
+        return [sys.executable, "-m", service.module, *service.flags]
+
     def spawn(self, name: str) -> None:
         """Starts one service's process."""
         service = self.services[name]
         with self.log(name).open("ab") as log:
             self.processes[name] = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", service.module, *service.flags],
+                self.command(service),
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from cotenant.cli.load_table import attainment_text
 from cotenant.cli.top_view import DeviceView, ModelView, RunningBatch, TopView
 
 _BAR = 24  # characters; half as many on a narrow terminal
@@ -106,7 +107,7 @@ def _name(model: ModelView) -> Text:
 def _share(share: float | None) -> Text:
     if share is None:
         return Text("-", "dim")
-    return Text(f"{share:.1%}", "green" if share >= 0.99 else "yellow" if share >= 0.9 else "red")
+    return Text(attainment_text(share), "green" if share >= 0.99 else "yellow" if share >= 0.9 else "red")
 
 
 def _duration(seconds: float) -> str:

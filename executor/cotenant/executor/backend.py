@@ -82,6 +82,13 @@ class Model(Protocol):
         """Outputs by name; arrays with the batch first. May raise anything: the batch has failed then."""
         ...
 
+    def prepare_timed(self, inputs: Tensors) -> None:
+        """Does beforehand what the next `run_timed` of such inputs needs, so that it takes little longer than `run`.
+
+        May itself take as long as loading; others run beside it.
+        """
+        ...
+
     def run_timed(self, inputs: Tensors) -> tuple[Tensors, list[Kernel]]:
         """Like `run`, with the timings of what ran inside; an empty list where they cannot be had."""
         ...

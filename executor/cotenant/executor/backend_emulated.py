@@ -56,6 +56,10 @@ class EmulatedModel:
         rows = [np.full(shape, str(s).encode() if kind == np.object_ else s, dtype=kind) for s in sums]
         return np.stack(rows) if self._batched else rows[0]
 
+    def prepare_timed(self, inputs: Tensors) -> None:
+        """See `Model.prepare_timed`: nothing is needed."""
+        del inputs
+
     def run_timed(self, inputs: Tensors) -> tuple[Tensors, list[Kernel]]:
         """See `Model.run_timed`; the device adds the timings."""
         return self.run(inputs), []

@@ -26,6 +26,10 @@ class IdentityModel:
             time.sleep(self._delay_s)
         return {target: inputs[source] for source, target in self._pairs if source in inputs}
 
+    def prepare_timed(self, inputs: Tensors) -> None:
+        """See `Model.prepare_timed`: nothing is needed."""
+        del inputs
+
     def run_timed(self, inputs: Tensors) -> tuple[Tensors, list[Kernel]]:
         """See `Model.run_timed`."""
         started = time.monotonic_ns()

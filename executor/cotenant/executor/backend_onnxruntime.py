@@ -34,6 +34,7 @@ class OnnxModel:
     def __init__(self, path: Path, placement: Placement) -> None:
         self._path, self._placement = path, placement
         self._session = self._open(self._options())
+        self._profiling: tuple[Any, tempfile.TemporaryDirectory[str]] | None = None
         self._output_names = [output.name for output in self._session.get_outputs()]
         self.signature = Signature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
         self.memory_bytes = sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
@@ -63,20 +64,30 @@ class OnnxModel:
         """See `Model.run`."""
         return dict(zip(self._output_names, self._session.run(self._output_names, inputs), strict=True))
 
-    def run_timed(self, inputs: Tensors) -> tuple[Tensors, list[Kernel]]:
-        """See `Model.run_timed`. Opens a second session for one warm and one timed run."""
-        with tempfile.TemporaryDirectory(prefix="cotenant-profile-") as folder:
+    def prepare_timed(self, inputs: Tensors) -> None:
+        """See `Model.prepare_timed`. Opens a second session and warms it up; the timed run ends it."""
+        if self._profiling is None:
+            folder = tempfile.TemporaryDirectory(prefix="cotenant-profile-")
             options = self._options()
             options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "run")
+            options.profile_file_prefix = str(Path(folder.name) / "run")
             session = self._open(options)
             session.run(self._output_names, inputs)
+            self._profiling = session, folder
+
+    def run_timed(self, inputs: Tensors) -> tuple[Tensors, list[Kernel]]:
+        """See `Model.run_timed`. Takes the second session."""
+        self.prepare_timed(inputs)
+        assert self._profiling is not None
+        (session, folder), self._profiling = self._profiling, None
+        with folder:
             outputs = session.run(self._output_names, inputs)
             trace = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         return dict(zip(self._output_names, outputs, strict=True)), _kernels(trace)
 
     def close(self) -> None:
         """See `Model.close`."""
+        self._profiling = None
         del self._session
 
 

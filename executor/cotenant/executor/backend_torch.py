@@ -74,6 +74,10 @@ class TorchModel:
             stream.synchronize()
         return outputs
 
+    def prepare_timed(self, inputs: Tensors) -> None:
+        """See `Model.prepare_timed`: nothing is needed."""
+        del inputs
+
     def run_timed(self, inputs: Tensors) -> tuple[Tensors, list[Kernel]]:
         """See `Model.run_timed`: operators on CPU, kernels on CUDA, of the calling thread's run."""
         from torch.profiler import ProfilerActivity, profile

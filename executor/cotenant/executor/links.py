@@ -11,7 +11,7 @@ from cotenant.executor.device import Device
 from cotenant.executor.models import Models
 from cotenant.executor.reports import Reports, Unacknowledged
 from cotenant.executor.runner import Runner
-from cotenant.runtime.clock import PeerClock, boot_id, now_ns
+from cotenant.runtime.clock import PeerClock, clock_id, now_ns
 from cotenant.runtime.outbox import Outbox
 from cotenant.runtime.server import open_channel
 from cotenant.v1 import executor_pb2 as pb
@@ -77,16 +77,15 @@ class SchedulerLink:
 
     async def _converse(self, stub: "scheduler_pb2_grpc.SchedulerServiceAsyncStub") -> None:
         outbox: Outbox[scheduler_pb2.ConnectExecutorRequest] = Outbox(scheduler_pb2.ConnectExecutorRequest)
-        outbox.frame.hello.CopyFrom(self._hello())
-        outbox.frame.events.extend(on_peer_clock(event, self.clock) for event in self._reports.to_scheduler.all())
-        outbox.touch()
         pinging = asyncio.create_task(self._ping(outbox))
         stream = stub.ConnectExecutor(outbox.frames())
         try:
             async for frame in stream:
                 if frame.HasField("hello"):
-                    self._welcomed(frame.hello, outbox)
+                    self._greeted(frame.hello)
                 self._take(frame)
+                if self._outbox is None:  # its clock is known now, so we can tell it what we have in its time
+                    self._introduce(outbox)
         finally:
             self._outbox = None
             pinging.cancel()
@@ -103,7 +102,7 @@ class SchedulerLink:
             device=self._device.describe(),
             incarnation=self._reports.incarnation,
             address=self._own_address,
-            boot_id=boot_id(),
+            clock_id=clock_id(),
             version=self._software,
             held=[
                 scheduler_pb2.HeldBatch(launch=order, started_ns=to_peer(started_ns))
@@ -114,20 +113,19 @@ class SchedulerLink:
             repository=self._models.scan(),
         )
 
-    def _welcomed(
-        self, hello: scheduler_pb2.SchedulerHello, outbox: Outbox[scheduler_pb2.ConnectExecutorRequest]
-    ) -> None:
-        shared = bool(hello.boot_id) and hello.boot_id == boot_id()
-        if shared != self.clock.shared:
-            self.clock = PeerClock(shared=shared)
-        if self.runner is not None:
-            self.runner.clock = self.clock
-        self._reports.to_scheduler.acknowledge(hello.acknowledged_sequence)
-        self._outbox = outbox
-        # What happened between our hello and theirs is not in any frame yet; the receiver ignores what it has seen.
+    def _greeted(self, hello: scheduler_pb2.SchedulerHello) -> None:
+        """Another scheduler's clock may be another clock; its first pong comes with its hello."""
+        assert self.runner is not None
+        shared = bool(hello.clock_id) and hello.clock_id == clock_id()
+        self.clock = self.runner.clock = PeerClock(shared=shared)
+        _log.info("scheduler", state="connected", address=self._address, epoch=hello.epoch, shared_clock=shared)
+
+    def _introduce(self, outbox: Outbox[scheduler_pb2.ConnectExecutorRequest]) -> None:
+        """Tells what is held, and all that was not acknowledged. The receiver ignores what it has seen."""
+        outbox.frame.hello.CopyFrom(self._hello())
         outbox.frame.events.extend(on_peer_clock(event, self.clock) for event in self._reports.to_scheduler.all())
         outbox.touch()
-        _log.info("scheduler", state="connected", address=self._address, epoch=hello.epoch, shared_clock=shared)
+        self._outbox = outbox
 
     async def _ping(self, outbox: Outbox[scheduler_pb2.ConnectExecutorRequest]) -> None:
         while True:

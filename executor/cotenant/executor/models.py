@@ -1,8 +1,8 @@
 """The models an executor has loaded, and how they get there and go.
 
-Loading runs on one background thread of low priority, so that it takes as little as it can from batches that serve.
-A version appears in the table only when it can serve; one that is replaced or removed is closed when its last batch
-has ended.
+Loading runs on one background thread, of low priority where the backends start no threads of their own, so that it
+takes as little as it can from batches that serve. A version appears in the table only when it can serve; one that is
+replaced or removed is closed when its last batch has ended.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import structlog
 from cotenant.executor import completion, repository
 from cotenant.executor.backend import Model, find_backend
 from cotenant.executor.device import Device
-from cotenant.executor.profile import Profiler
+from cotenant.executor.profile import WINDOW_NS, Profiler
 from cotenant.executor.reports import Reports
 from cotenant.inference import inference_pb2
 from cotenant.runtime import model_options
@@ -80,8 +80,15 @@ class Models:
         self.table: dict[tuple[str, str], LoadedVersion] = {}
         self._device, self._reports, self._profiler = device, reports, profiler
         self._default_max_batch_size = default_max_batch_size
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="load", initializer=_be_nice)
+        # A runtime's own threads would inherit the low priority, and keep it while they serve.
+        alone = device.placement.kind == "cpu" and device.placement.threads == 1
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="load", initializer=_be_nice if alone else None)
+        profiler.patience_ns = self._patience_ns
         self._one_at_a_time = asyncio.Lock()
+
+    def _patience_ns(self) -> int:
+        """How long a measurement may keep what serves waiting: a quarter of the tightest SLO."""
+        return min((v.options.slo_ns // 4 for v in self.table.values() if v.options.slo_ns), default=WINDOW_NS)
 
     def scan(self) -> pb.RepositoryScanned:
         """What the repository holds."""

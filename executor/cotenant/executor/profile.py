@@ -28,7 +28,7 @@ from cotenant.v1 import types_pb2
 
 _log = structlog.get_logger()
 
-WINDOW_NS = 40_000_000  # how long others may have to wait for a measurement, where runs are shorter
+WINDOW_NS = 40_000_000  # the longest a window lasts, where runs are shorter
 WINDOW_LIMIT_NS = 2_000_000_000  # the scheduler grants no more
 BUDGET_NS = 400_000_000  # time spent on one class
 MIN_RUNS, MAX_RUNS = 3, 20
@@ -92,6 +92,7 @@ class Profiler:
     def __init__(self, device: Device, acquire: Acquire, *, cache: Path, remeasure: bool = False) -> None:
         self._device, self._acquire, self._cache, self._remeasure = device, acquire, cache, remeasure
         self._probes = 0
+        self.patience_ns: Callable[[], int] = lambda: WINDOW_NS  # how long those who serve may be kept waiting
         self.on_kernels: Callable[[BatchClass, list[Kernel]], None] = lambda *_: None
 
     async def measure(
@@ -117,7 +118,7 @@ class Profiler:
         wanted = max(MIN_RUNS, min(MAX_RUNS, BUDGET_NS // max(1, expected_ns)))
         runs: list[Ran] = []
         while len(runs) < wanted:
-            window_ns = min(WINDOW_LIMIT_NS, max(WINDOW_NS, expected_ns * 3 // 2))
+            window_ns = min(WINDOW_LIMIT_NS, max(min(WINDOW_NS, self.patience_ns()), expected_ns * 3 // 2))
             runs += await self._runs(batch_class, model, inputs, window_ns, wanted - len(runs))
         solo = [ran for ran in runs if not any(s.co_runners for s in ran.slices)] or runs
         durations = sorted(ran.duration_ns for ran in solo)
@@ -154,6 +155,7 @@ class Profiler:
         if not known:
             return
         batch_class, inputs = known[-1]
+        await asyncio.to_thread(model.prepare_timed, inputs)
         give_back, _ = await self._acquire(WINDOW_LIMIT_NS, batch_class.model)
         try:
             self._probes += 1

@@ -9,7 +9,7 @@ import structlog
 from cotenant.frontend.catalogue import RETURN_NS, Catalogue
 from cotenant.frontend.dispatch import Dispatcher
 from cotenant.frontend.statistics import Statistics
-from cotenant.runtime.clock import PeerClock, boot_id, now_ns
+from cotenant.runtime.clock import PeerClock, clock_id, now_ns
 from cotenant.runtime.outbox import Outbox
 from cotenant.runtime.server import open_channel
 from cotenant.runtime.staging import Segment
@@ -153,7 +153,7 @@ class Links:
     async def _converse(self, stub: "scheduler_pb2_grpc.SchedulerServiceAsyncStub") -> None:
         outbox: Outbox[scheduler_pb2.ConnectFrontendRequest] = Outbox(scheduler_pb2.ConnectFrontendRequest)
         outbox.frame.hello.frontend_id = self._dispatcher.frontend_id
-        outbox.frame.hello.boot_id, outbox.frame.hello.version = boot_id(), self._software
+        outbox.frame.hello.clock_id, outbox.frame.hello.version = clock_id(), self._software
         outbox.touch()
         ticking = asyncio.create_task(self._tick(outbox))
         stream = stub.ConnectFrontend(outbox.frames())
@@ -212,7 +212,7 @@ class Links:
     def _welcomed(
         self, hello: scheduler_pb2.SchedulerHello, outbox: Outbox[scheduler_pb2.ConnectFrontendRequest]
     ) -> None:
-        shared = bool(hello.boot_id) and hello.boot_id == boot_id()
+        shared = bool(hello.clock_id) and hello.clock_id == clock_id()
         if shared != self._dispatcher.clock.shared or (not shared and hello.epoch != self._epoch):
             self._dispatcher.clock = PeerClock(shared=shared)  # another scheduler's may be another clock
         if hello.epoch != self._epoch:

@@ -8,15 +8,22 @@ from collections import deque
 from pathlib import Path
 from time import monotonic_ns as now_ns
 
-__all__ = ["PeerClock", "boot_id", "now_ns"]
+__all__ = ["PeerClock", "clock_id", "now_ns"]
 
 
-def boot_id() -> str:
-    """Identity of this host's boot; equal identities share a monotonic clock. Empty where the system tells none."""
+def clock_id() -> str:
+    """Identity of this process's monotonic clock: of the host's boot, and of the time namespace if there are several.
+
+    Equal identities share a clock. Empty where the system tells none.
+    """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+    try:
+        return f"{boot} {Path('/proc/self/ns/time').readlink()}"
+    except OSError:
+        return boot
 
 
 class PeerClock:

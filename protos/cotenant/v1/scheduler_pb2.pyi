@@ -41,14 +41,14 @@ class ConnectFrontendRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[FrontendHello, _Mapping]] = ..., submits: _Optional[_Iterable[_Union[Submit, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Cancel, _Mapping]]] = ..., attachments: _Optional[_Iterable[_Union[Attachment, _Mapping]]] = ..., ping: _Optional[_Union[_types_pb2.Ping, _Mapping]] = ..., statistics: _Optional[_Iterable[_Union[FrontendStatistics, _Mapping]]] = ...) -> None: ...
 
 class FrontendHello(_message.Message):
-    __slots__ = ("frontend_id", "boot_id", "version")
+    __slots__ = ("frontend_id", "clock_id", "version")
     FRONTEND_ID_FIELD_NUMBER: _ClassVar[int]
-    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     frontend_id: int
-    boot_id: str
+    clock_id: str
     version: str
-    def __init__(self, frontend_id: _Optional[int] = ..., boot_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    def __init__(self, frontend_id: _Optional[int] = ..., clock_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class Submit(_message.Message):
     __slots__ = ("request_id", "attempt", "model", "version", "batch_size", "shape_bucket", "arrival_ns", "deadline_ns", "priority", "tensors", "traceparent")
@@ -125,16 +125,14 @@ class ConnectFrontendResponse(_message.Message):
     def __init__(self, hello: _Optional[_Union[SchedulerHello, _Mapping]] = ..., executors: _Optional[_Iterable[_Union[ExecutorState, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[ModelState, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ..., pong: _Optional[_Union[_types_pb2.Pong, _Mapping]] = ...) -> None: ...
 
 class SchedulerHello(_message.Message):
-    __slots__ = ("epoch", "boot_id", "version", "acknowledged_sequence")
+    __slots__ = ("epoch", "clock_id", "version")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
-    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
-    ACKNOWLEDGED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     epoch: int
-    boot_id: str
+    clock_id: str
     version: str
-    acknowledged_sequence: int
-    def __init__(self, epoch: _Optional[int] = ..., boot_id: _Optional[str] = ..., version: _Optional[str] = ..., acknowledged_sequence: _Optional[int] = ...) -> None: ...
+    def __init__(self, epoch: _Optional[int] = ..., clock_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class ExecutorState(_message.Message):
     __slots__ = ("device", "incarnation", "address", "lost")
@@ -205,11 +203,11 @@ class ConnectExecutorRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[ExecutorHello, _Mapping]] = ..., events: _Optional[_Iterable[_Union[_executor_pb2.ExecutorEvent, _Mapping]]] = ..., ping: _Optional[_Union[_types_pb2.Ping, _Mapping]] = ...) -> None: ...
 
 class ExecutorHello(_message.Message):
-    __slots__ = ("device", "incarnation", "address", "boot_id", "version", "held", "loaded", "profiles", "repository")
+    __slots__ = ("device", "incarnation", "address", "clock_id", "version", "held", "loaded", "profiles", "repository")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
-    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     LOADED_FIELD_NUMBER: _ClassVar[int]
@@ -218,13 +216,13 @@ class ExecutorHello(_message.Message):
     device: _types_pb2.Device
     incarnation: int
     address: str
-    boot_id: str
+    clock_id: str
     version: str
     held: _containers.RepeatedCompositeFieldContainer[HeldBatch]
     loaded: _containers.RepeatedCompositeFieldContainer[_executor_pb2.ModelLoaded]
     profiles: _containers.RepeatedCompositeFieldContainer[_executor_pb2.ClassProfiled]
     repository: _executor_pb2.RepositoryScanned
-    def __init__(self, device: _Optional[_Union[_types_pb2.Device, _Mapping]] = ..., incarnation: _Optional[int] = ..., address: _Optional[str] = ..., boot_id: _Optional[str] = ..., version: _Optional[str] = ..., held: _Optional[_Iterable[_Union[HeldBatch, _Mapping]]] = ..., loaded: _Optional[_Iterable[_Union[_executor_pb2.ModelLoaded, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[_executor_pb2.ClassProfiled, _Mapping]]] = ..., repository: _Optional[_Union[_executor_pb2.RepositoryScanned, _Mapping]] = ...) -> None: ...
+    def __init__(self, device: _Optional[_Union[_types_pb2.Device, _Mapping]] = ..., incarnation: _Optional[int] = ..., address: _Optional[str] = ..., clock_id: _Optional[str] = ..., version: _Optional[str] = ..., held: _Optional[_Iterable[_Union[HeldBatch, _Mapping]]] = ..., loaded: _Optional[_Iterable[_Union[_executor_pb2.ModelLoaded, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[_executor_pb2.ClassProfiled, _Mapping]]] = ..., repository: _Optional[_Union[_executor_pb2.RepositoryScanned, _Mapping]] = ...) -> None: ...
 
 class HeldBatch(_message.Message):
     __slots__ = ("launch", "started_ns")

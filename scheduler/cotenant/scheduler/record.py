@@ -15,7 +15,7 @@ from typing import IO, TypeAlias
 import msgspec
 import structlog
 
-from cotenant.runtime.clock import boot_id
+from cotenant.runtime.clock import clock_id
 from cotenant.scheduler import snapshot
 from cotenant.scheduler.core import Core
 from cotenant.scheduler.events import LOG_VERSION, Action, Event
@@ -35,7 +35,7 @@ class Header(msgspec.Struct, frozen=True, tag=True, tag_field="type"):
     part: int
     unix_ns: int
     monotonic_ns: int
-    boot_id: str
+    clock_id: str
 
 
 class Group(msgspec.Struct, frozen=True, tag=True, tag_field="type"):
@@ -117,7 +117,7 @@ class Recorder:
             self._part,
             time.time_ns(),
             time.monotonic_ns(),
-            boot_id(),
+            clock_id(),
         )
         self._written = self._file.write(_encoder.encode(header) + b"\n")
         self._written += self._file.write(_encoder.encode(snapshot.take(core)) + b"\n")

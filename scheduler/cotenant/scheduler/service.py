@@ -7,14 +7,14 @@ from typing import Any
 import grpc
 import structlog
 
-from cotenant.runtime.clock import boot_id, now_ns
+from cotenant.runtime.clock import clock_id, now_ns
 from cotenant.runtime.outbox import Outbox
 from cotenant.scheduler import codec
 from cotenant.scheduler import events as ev
 from cotenant.scheduler.lifecycle import KNOWN
 from cotenant.scheduler.shell import ExecutorLink, FrontendLink, Shell, ToExecutor
 from cotenant.v1 import scheduler_pb2 as pb
-from cotenant.v1 import scheduler_pb2_grpc
+from cotenant.v1 import scheduler_pb2_grpc, types_pb2
 
 _log = structlog.get_logger()
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -36,10 +36,8 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
         self.started_ns = now_ns()
         self.predictor_connected = False
 
-    def _hello(self, acknowledged: int = 0) -> pb.SchedulerHello:
-        return pb.SchedulerHello(
-            epoch=self.shell.epoch, boot_id=boot_id(), version=self.software, acknowledged_sequence=acknowledged
-        )
+    def _hello(self) -> pb.SchedulerHello:
+        return pb.SchedulerHello(epoch=self.shell.epoch, clock_id=clock_id(), version=self.software)
 
     # ---- frontends
 
@@ -82,9 +80,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
             key = (attachment.device_id, attachment.incarnation)
             (link.attached.add if attachment.attached else link.attached.discard)(key)
         if frame.HasField("ping"):
-            received = now_ns()
-            pong = link.outbox.frame.pong
-            pong.ping_sent_ns, pong.received_ns, pong.sent_ns = frame.ping.sent_ns, received, now_ns()
+            link.outbox.frame.pong.CopyFrom(_pong(frame.ping))
             link.outbox.touch()
         overhead = 0
         for statistics in frame.statistics:
@@ -101,6 +97,10 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
     ) -> AsyncIterator[pb.ConnectExecutorResponse]:
         """One long-lived stream per executor."""
         first = await anext(request_iterator, None)
+        greeted = False
+        if first is not None and first.HasField("ping") and not first.HasField("hello"):
+            yield pb.ConnectExecutorResponse(hello=self._hello(), pong=_pong(first.ping))
+            greeted, first = True, await anext(request_iterator, None)
         if first is None or not first.hello.device.device_id:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must carry a hello with a device_id")
         assert first is not None
@@ -114,7 +114,9 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
             link = self._join(first, outbox)
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        outbox.frame.hello.CopyFrom(self._hello(link.acknowledged))
+        if not greeted:
+            outbox.frame.hello.CopyFrom(self._hello())
+        outbox.frame.acknowledged_sequence = link.acknowledged
         outbox.touch()
         reading = _closing_when_done(self._read_executor(link, outbox, request_iterator), outbox)
         try:
@@ -150,9 +152,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
             self.shell.executor_events(link, list(frame.events))
             outbox.frame.acknowledged_sequence = link.acknowledged  # travels with whatever is sent next
             if frame.HasField("ping"):
-                received = now_ns()
-                pong = outbox.frame.pong
-                pong.ping_sent_ns, pong.received_ns, pong.sent_ns = frame.ping.sent_ns, received, now_ns()
+                outbox.frame.pong.CopyFrom(_pong(frame.ping))
                 outbox.touch()
 
     # ---- models on request
@@ -243,6 +243,11 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
                     slowdown=slowdown,
                     would_refuse=ledger.would_refuse,
                 )
+
+
+def _pong(ping: types_pb2.Ping) -> types_pb2.Pong:
+    received_ns = now_ns()
+    return types_pb2.Pong(ping_sent_ns=ping.sent_ns, received_ns=received_ns, sent_ns=now_ns())
 
 
 def _closing_when_done(reading: Coroutine[Any, Any, None], outbox: Outbox[Any]) -> "asyncio.Task[None]":

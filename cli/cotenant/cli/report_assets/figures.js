@@ -31,7 +31,7 @@ figure("latency", host => {
       mark(area.svg, "line", { class: "limit", x1: x(slo_ms), x2: x(slo_ms), y1: area.top - 4, y2: area.bottom });
       const before = x(slo_ms) > area.width * .55;
       const place = { x: x(slo_ms) + (before ? -7 : 7), "text-anchor": before ? "end" : "start" };
-      mark(area.svg, "text", { ...place, y: area.bottom - 40, class: "strong" }, `${percent(in_time / offered)} in time`);
+      mark(area.svg, "text", { ...place, y: area.bottom - 40, class: "strong" }, `${in_time < offered ? percent(Math.floor(1000 * in_time / offered) / 1000) : "100%"} in time`);
       mark(area.svg, "text", { ...place, y: area.bottom - 24 }, `SLO ${slo_ms} ms`);
       if (text) mark(area.svg, "text", { ...place, y: area.bottom - 8 }, text);
     } else if (text) mark(area.svg, "text", { x: area.right, y: area.bottom - 8, "text-anchor": "end" }, text);

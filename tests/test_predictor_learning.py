@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotenant.predictor.bounds import Bounds, Ratios
+from cotenant.predictor.device_model import DeviceModel
+from cotenant.predictor.fluid import Fluid
+from cotenant.predictor.gaussian import Weights
 from cotenant.predictor.intake import Intake
-from cotenant.predictor.learning import CLASS_SPREAD, SHARED_SPREAD, DeviceModel, Observation, Weights
+from cotenant.predictor.observations import Observation, Profile, Slice
 from cotenant.runtime.estimates import BatchClass, EstimateTable
 from cotenant.v1 import executor_pb2, types_pb2
 
@@ -37,20 +40,20 @@ def true_rate(victim: str, others: tuple[str, ...]) -> float:
 def observe(noise: random.Random, victim: str, spread: float = 0.02) -> Observation:
     """A batch that meets changing neighbours until its work is done."""
     left = WORK[victim] * noise.lognormvariate(0.0, spread)
-    slices: list[tuple[int, tuple[BatchClass, ...]]] = []
+    slices: list[Slice] = []
     while left > 0:
         others = tuple(noise.choice(NAMES) for _ in range(noise.choice((0, 1, 1, 2, 3))))
         rate = true_rate(victim, others)
         duration = min(noise.uniform(0.2, 1.0) * WORK[victim], left / rate)
         left -= duration * rate
-        slices.append((max(1, round(duration)), tuple(sorted(map(klass, others)))))
+        slices.append(Slice(max(1, round(duration)), tuple(sorted(map(klass, others)))))
     return Observation(klass(victim), sum(d for d, _ in slices), tuple(slices))
 
 
 def profiled() -> DeviceModel:
     model = DeviceModel("gpu-0", 2)
     for name in NAMES:
-        model.learn_profile(klass(name), WORK[name], DEMANDS[name])
+        model.learn_profile(Profile(klass(name), WORK[name], DEMANDS[name]))
     return model
 
 
@@ -58,6 +61,11 @@ def table(model: DeviceModel) -> EstimateTable:
     made = EstimateTable()
     made.update([model.estimate(c, (0.95,)) for c in model.classes], [], complete=True)
     return made
+
+
+def fluid(model: DeviceModel) -> Fluid:
+    assert isinstance(model.learner, Fluid)
+    return model.learner
 
 
 def error(model: DeviceModel) -> float:
@@ -93,31 +101,31 @@ def test_noise_in_durations_does_not_bias_what_is_learned() -> None:
 
 def test_a_batch_that_ran_alone_teaches_its_work_and_nothing_about_neighbours() -> None:
     model = profiled()
-    weights = model.shared.mean.copy()
+    weights = fluid(model).shared.mean.copy()
     for _ in range(200):
-        model.learn_batch(Observation(klass("light"), 8 * MS, ((8 * MS, ()),)))
-    assert model.classes[klass("light")].work_ns == pytest.approx(8 * MS, rel=0.02)
-    np.testing.assert_array_equal(model.shared.mean, weights)
+        model.learn_batch(Observation(klass("light"), 8 * MS, (Slice(8 * MS, ()),)))
+    assert model.learner.work_ns(klass("light")) == pytest.approx(8 * MS, rel=0.02)
+    np.testing.assert_array_equal(fluid(model).shared.mean, weights)
 
 
 def test_one_outlier_moves_the_work_little() -> None:
     model = profiled()
-    model.learn_batch(Observation(klass("light"), 1000 * MS, ((1000 * MS, ()),)))
-    assert model.classes[klass("light")].work_ns < 1.05 * WORK["light"]
+    model.learn_batch(Observation(klass("light"), 1000 * MS, (Slice(1000 * MS, ()),)))
+    assert model.learner.work_ns(klass("light")) < 1.05 * WORK["light"]
 
 
 def test_a_change_is_followed() -> None:
     model, noise = profiled(), random.Random(3)
     for _ in range(300):
         model.learn_batch(observe(noise, "light"))
-    slow = Observation(klass("light"), 20 * MS, ((20 * MS, (klass("light"),)),))
+    slow = Observation(klass("light"), 20 * MS, (Slice(20 * MS, (klass("light"),)),))
     for _ in range(60):
         model.learn_batch(slow)
     assert table(model).progress_rate(klass("light"), [klass("light")]) == pytest.approx(0.25, abs=0.06)
 
 
 def test_forgetting_does_not_wind_up() -> None:
-    weights = Weights(np.zeros(3), 0.5, 0.99)
+    weights = Weights(np.zeros(3), 0.5, 0.99, 0.05)
     for _ in range(5000):
         weights.learn(np.array([1.0, 0.0, 0.0]), 0.3)
     assert np.isfinite(weights.covariance).all()
@@ -131,11 +139,11 @@ numbers = st.floats(-1e3, 1e3)
 
 @given(st.lists(st.tuples(st.lists(numbers, min_size=3, max_size=3), numbers), max_size=50))
 def test_weights_stay_finite_and_uncertainty_below_the_priors(rows: list[tuple[list[float], float]]) -> None:
-    weights = Weights(np.zeros(3), CLASS_SPREAD, 0.998)
+    weights = Weights(np.zeros(3), 0.25, 0.998, 0.05)
     for x, y in rows:
         weights.learn(np.array(x), y)
     assert np.isfinite(weights.mean).all()
-    assert weights.covariance.diagonal().max() <= SHARED_SPREAD**2
+    assert weights.covariance.diagonal().max() <= 0.25**2 + 1e-9
 
 
 def test_an_unseen_class_gets_what_all_have_in_common() -> None:

@@ -85,3 +85,13 @@ class Bounds:
                     factor = max(factor, borrowed, own.largest)
                 found.append(QuantileFactor(level, round(factor, 4), kind))
         return tuple(found)
+
+    def dump(self) -> list[list[float]]:
+        """The ratios kept, by kind, oldest first."""
+        return [kind.recent() for kind in self.kinds]
+
+    def restore(self, kept: list[list[float]]) -> None:
+        """Learns what was kept."""
+        for kind, ratios in zip(self.kinds, kept, strict=True):
+            for ratio in ratios:
+                kind.learn(ratio)

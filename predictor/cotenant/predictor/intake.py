@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 
-from cotenant.predictor.learning import Observation
+from cotenant.predictor.observations import Observation, Profile, Slice
 from cotenant.runtime.estimates import BatchClass
 from cotenant.v1 import executor_pb2, types_pb2
 
@@ -27,7 +27,7 @@ class Intake:
             return None
         return BatchClass(message.model, message.version, message.batch_size, message.shape_bucket)
 
-    def profile(self, message: executor_pb2.ClassProfiled) -> tuple[BatchClass, int, tuple[float, ...]] | None:
+    def profile(self, message: executor_pb2.ClassProfiled) -> Profile | None:
         """A solo measurement: class, work in ns, demand in [0, 1]."""
         known = self.batch_class(message.batch_class)
         if known is None:
@@ -38,7 +38,7 @@ class Intake:
         if any(not math.isfinite(d) or d < 0.0 for d in message.demand):
             self.rejected["demand"] += 1
             return None
-        return known, message.work_ns, tuple(min(1.0, d) for d in message.demand)
+        return Profile(known, message.work_ns, tuple(min(1.0, d) for d in message.demand), message.samples)
 
     def finished(self, message: executor_pb2.BatchFinished) -> Observation | None:
         """A batch that ran well, with consistent slices."""
@@ -48,13 +48,13 @@ class Intake:
         if not 0 < message.duration_ns <= LONGEST_NS:
             self.rejected["duration"] += 1
             return None
-        slices: list[tuple[int, tuple[BatchClass, ...]]] = []
+        slices: list[Slice] = []
         for part in message.slices:
             others = [self.batch_class(c) for c in part.co_runners]
             if None in others:
                 return None
-            slices.append((part.duration_ns, tuple(c for c in others if c is not None)))
-        told = sum(duration for duration, _ in slices)
+            slices.append(Slice(part.duration_ns, tuple(c for c in others if c is not None)))
+        told = sum(part.duration_ns for part in slices)
         if abs(told - message.duration_ns) > max(1_000_000, 0.01 * message.duration_ns):
             self.rejected["slices"] += 1
             return None

@@ -9,9 +9,9 @@ from typing import Any, cast
 import grpc
 import structlog
 
+from cotenant.predictor.device_model import DeviceModel
 from cotenant.predictor.intake import Intake
-from cotenant.predictor.learning import DeviceModel
-from cotenant.predictor.store import Changes, Store, encode_class, encode_device
+from cotenant.predictor.store import Changes, Store
 from cotenant.runtime.estimates import BatchClass, ClassEstimate, EstimateTable, factor_at
 from cotenant.v1 import executor_pb2, predictor_pb2_grpc, types_pb2
 from cotenant.v1 import predictor_pb2 as pb
@@ -112,8 +112,8 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         kind = event.WhichOneof("event")
         if kind == "class_profiled":
             profile = self.intake.profile(event.class_profiled)
-            if profile and self._room_for(model, profile[0]):
-                model.learn_profile(*profile)
+            if profile and self._room_for(model, profile.batch_class):
+                model.learn_profile(profile)
         elif kind == "batch_finished":
             seen = self.intake.finished(event.batch_finished)
             if seen and self._room_for(model, seen.batch_class):
@@ -150,9 +150,9 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         changes = Changes()
         for device_id, classes in self._unsaved.items():
             model = self.devices[device_id]
-            changes.devices.append((device_id, encode_device(model)))
+            changes.devices.append((device_id, model.dump()))
             for c in classes:
-                row = (device_id, c.model, c.version, c.batch_size, c.shape_bucket, encode_class(model.classes[c]))
+                row = (device_id, c.model, c.version, c.batch_size, c.shape_bucket, model.dump_class(c))
                 changes.classes.append(row)
         changes.seen = [(d, i, self.seen[d, i]) for d, i in self._moved]
         self._unsaved, self._moved = {}, {}

@@ -8,10 +8,8 @@ import sqlite3
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
-from cotenant.predictor.bounds import Bounds
-from cotenant.predictor.learning import CLASS_MEMORY, CLASS_SPREAD, ClassState, DeviceModel, Weights
+from cotenant.predictor.device_model import DeviceModel
 from cotenant.runtime.estimates import BatchClass
 
 SCHEMA_VERSION = 1
@@ -28,29 +26,6 @@ CREATE TABLE IF NOT EXISTS seen (
   PRIMARY KEY (device_id, incarnation)
 );
 """
-
-
-class _KeptBounds(msgspec.Struct):
-    alone: list[float]
-    beside: list[float]
-
-
-class _KeptDevice(msgspec.Struct):
-    resources: int
-    mean: list[float]
-    covariance: list[list[float]]
-    pooled: _KeptBounds
-
-
-class _KeptClass(msgspec.Struct):
-    work_ns: float
-    demand: tuple[float, ...]
-    mean: list[float]
-    covariance: list[list[float]]
-    bounds: _KeptBounds
-    samples: int
-    solo_samples: int
-    profiled: bool
 
 
 class Changes(msgspec.Struct):
@@ -91,68 +66,17 @@ class Store:
 
     def read(self) -> tuple[dict[str, DeviceModel], dict[tuple[str, int], int]]:
         """Everything that was learned, and how far each source was followed."""
-        devices: dict[str, DeviceModel] = {}
-        for device_id, blob in self._db.execute("SELECT device_id, state FROM devices"):
-            kept = msgspec.msgpack.decode(blob, type=_KeptDevice)
-            model = devices[device_id] = DeviceModel(device_id, kept.resources)
-            _restore_weights(model.shared, kept.mean, kept.covariance)
-            _restore_bounds(model.pooled, kept.pooled)
+        classes: dict[str, dict[BatchClass, bytes]] = {}
         rows = self._db.execute("SELECT device_id, model, version, batch_size, shape_bucket, state FROM classes")
         for device_id, name, version, size, bucket, blob in rows:
-            if device_id in devices:
-                known = BatchClass(name, version, size, bucket)
-                devices[device_id].classes[known] = _class_of(known, blob, devices[device_id].resources)
+            classes.setdefault(device_id, {})[BatchClass(name, version, size, bucket)] = blob
+        devices = {
+            device_id: DeviceModel.restored(device_id, blob, classes.get(device_id, {}))
+            for device_id, blob in self._db.execute("SELECT device_id, state FROM devices")
+        }
         seen = {(d, i): s for d, i, s in self._db.execute("SELECT device_id, incarnation, sequence FROM seen")}
         return devices, seen
 
     def close(self) -> None:
         """Closes the file."""
         self._db.close()
-
-
-def encode_device(model: DeviceModel) -> bytes:
-    """State of a device, without its classes."""
-    kept = _KeptDevice(
-        model.resources, model.shared.mean.tolist(), model.shared.covariance.tolist(), _keep_bounds(model.pooled)
-    )
-    return msgspec.msgpack.encode(kept)
-
-
-def encode_class(state: ClassState) -> bytes:
-    """State of a class."""
-    kept = _KeptClass(
-        state.work_ns,
-        state.demand,
-        state.deviation.mean.tolist(),
-        state.deviation.covariance.tolist(),
-        _keep_bounds(state.bounds),
-        state.samples,
-        state.solo_samples,
-        state.profiled,
-    )
-    return msgspec.msgpack.encode(kept)
-
-
-def _class_of(known: BatchClass, blob: bytes, resources: int) -> ClassState:
-    kept = msgspec.msgpack.decode(blob, type=_KeptClass)
-    state = ClassState(
-        known, kept.work_ns, kept.demand, Weights(np.zeros(1 + 2 * resources), CLASS_SPREAD, CLASS_MEMORY)
-    )
-    _restore_weights(state.deviation, kept.mean, kept.covariance)
-    _restore_bounds(state.bounds, kept.bounds)
-    state.samples, state.solo_samples, state.profiled = kept.samples, kept.solo_samples, kept.profiled
-    return state
-
-
-def _keep_bounds(bounds: Bounds) -> _KeptBounds:
-    return _KeptBounds(*(kind.recent() for kind in bounds.kinds))
-
-
-def _restore_bounds(bounds: Bounds, kept: _KeptBounds) -> None:
-    for kind, ratios in zip(bounds.kinds, (kept.alone, kept.beside), strict=True):
-        for ratio in ratios:
-            kind.learn(ratio)
-
-
-def _restore_weights(weights: Weights, mean: list[float], covariance: list[list[float]]) -> None:
-    weights.mean, weights.covariance = np.array(mean), np.array(covariance)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from cotenant.executor.emulated_gpu import EmulatedGpu, Kernel, Personality, personalities
 from cotenant.executor.timeline import Timeline
-from cotenant.predictor.learning import DeviceModel, Observation
+from cotenant.predictor.device_model import DeviceModel
+from cotenant.predictor.observations import Observation, Profile, Slice
 from cotenant.runtime.estimates import BatchClass
 from cotenant.scheduler import events as ev
 from cotenant.scheduler.core import Core, CoreConfig
@@ -188,7 +189,7 @@ class Simulation:
             for model in self.models.values():
                 for profile in self._profiles(model):
                     self._learners[device.spec.device_id].learn_profile(
-                        profile.batch_class, profile.work_ns, profile.demand
+                        Profile(profile.batch_class, profile.work_ns, profile.demand)
                     )
                     yield ev.ClassProfiled(device.spec.device_id, profile)
                 spec = ev.ModelSpec(
@@ -244,7 +245,7 @@ class Simulation:
                 Observation(
                     event.batch_class,
                     event.duration_ns,
-                    tuple((s.duration_ns, s.co_runners) for s in event.slices),
+                    tuple(Slice(s.duration_ns, s.co_runners) for s in event.slices),
                     forecast.duration_ns,
                     forecast.work_ns,
                     forecast.co_runner_count,

@@ -111,7 +111,7 @@ def test_the_most_urgent_goes_first_and_priority_goes_before_deadline() -> None:
 def test_a_batch_is_not_launched_where_it_would_make_a_running_one_late() -> None:
     world = World()
     world.join("a", "b")
-    slow = [estimate("a", 1, 10, loss=0.5), estimate("b", 1, 10, loss=0.5)]
+    slow = [estimate("a", 1, 10, delay=1.0), estimate("b", 1, 10, delay=1.0)]
     world.step(ev.EstimatesPushed("gpu-0", 1, True, tuple(slow)))
     world.arrive("a", slo_ms=14)  # alone it ends at 10 ms; beside b it would end at 20
     assert launches(world.arrive("b", slo_ms=100)) == []
@@ -121,7 +121,7 @@ def test_a_batch_is_not_launched_where_it_would_make_a_running_one_late() -> Non
 def test_batches_that_do_not_harm_each_other_run_together() -> None:
     world = World()
     world.join("a", "b")
-    light = [estimate("a", 1, 10, loss=0.1), estimate("b", 1, 10, loss=0.1)]
+    light = [estimate("a", 1, 10, delay=0.1), estimate("b", 1, 10, delay=0.1)]
     world.step(ev.EstimatesPushed("gpu-0", 1, True, tuple(light)))
     world.arrive("a", slo_ms=14)
     actions = world.arrive("b", slo_ms=100)
@@ -129,8 +129,8 @@ def test_batches_that_do_not_harm_each_other_run_together() -> None:
     forecast = next(a for a in actions if isinstance(a, ev.Launch)).batch.forecast
     assert forecast.co_runner_count == 1
     assert forecast.estimates_version == 1
-    # Beside a until a ends at 10/0.9 ms, then alone: 10 ms of work take 10 + 0.1 * 10/0.9 ms.
-    assert forecast.duration_ns == pytest.approx((10 + 0.1 * 10 / 0.9) * MS, rel=1e-6)
+    # Beside a, slowed 1.1 times, until both end.
+    assert forecast.duration_ns == pytest.approx(11 * MS, rel=1e-6)
 
 
 def test_a_smaller_batch_is_taken_where_the_largest_would_be_late() -> None:

@@ -84,7 +84,7 @@ class Chaos:
             case "time":
                 world.step(after_ms=ms * 5)
             case "estimates":
-                learned = [estimate(m, size, 3.0 + ms / 4, loss=(number % 10) / 11) for m in MODELS for size in (1, 2)]
+                learned = [estimate(m, size, 3.0 + ms / 4, delay=(number % 10) / 11) for m in MODELS for size in (1, 2)]
                 world.step(ev.EstimatesPushed(device, number, number % 2 == 0, tuple(learned)))
             case "window":
                 world.step(ev.WindowRequested(device, number, int(ms * MS) + 1))

@@ -52,6 +52,44 @@ def test_two_that_need_all_of_one_resource_take_turns_and_two_that_need_differen
 
 
 @pytest.mark.usefixtures("silent")
+def test_under_the_leftover_law_who_came_first_keeps_its_sms() -> None:
+    def ends(*kernels: Kernel) -> list[float]:
+        gpu = EmulatedGpu(law="leftover")
+        for key, kernel in enumerate(kernels):
+            gpu.start(key * 1000, key, [kernel])
+        return [run_end for _, run_end in sorted(run(gpu).items())]
+
+    big, small = Kernel(float(MS), 0.8, 0.1, 0.0), Kernel(float(MS), 0.4, 0.1, 0.0)
+    first, second = ends(big, small)
+    assert first == pytest.approx(MS + LAUNCH_GAP_NS, rel=0.001)  # as if alone
+    assert second == pytest.approx(1.5 * MS, rel=0.01)  # at half speed on the 0.2 that are left, until the first ends
+    first, second = ends(Kernel(float(MS), 1.0, 0.1, 0.0), small)
+    assert second == pytest.approx(2 * MS, rel=0.01)  # nothing was left
+    fair = EmulatedGpu()
+    fair.start(0, 0, [big])
+    fair.start(1000, 1, [small])
+    assert run(fair)[0] > 1.1 * MS  # shared, the first pays too
+
+
+@pytest.mark.usefixtures("silent")
+@pytest.mark.parametrize("law", ["fair", "leftover"])
+def test_what_is_foretold_comes_true_where_nobody_comes_later(law: str) -> None:
+    gpu = EmulatedGpu(law=law)
+    kernels = [Kernel(300_000.0, 0.8, 0.4, 0.3), Kernel(200_000.0, 0.3, 0.9, 0.5)]
+    gpu.start(0, 1, kernels * 3)
+    gpu.start(100_000, 2, kernels)
+    foretold = gpu.foretell(250_000, kernels * 2)
+    assert gpu.foretell(250_000, kernels * 2) == foretold  # asking changes nothing
+    gpu.start(250_000, 3, kernels * 2)
+    assert run(gpu)[3] - 250_000 == pytest.approx(foretold, abs=2)
+
+
+def test_a_law_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="there are fair, leftover"):
+        EmulatedGpu(law="fairest")
+
+
+@pytest.mark.usefixtures("silent")
 def test_caches_interfere() -> None:
     hungry = Kernel(float(MS), 0.1, 0.5, 0.9)
     lean = Kernel(float(MS), 0.1, 0.5, 0.0)

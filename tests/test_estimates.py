@@ -16,6 +16,7 @@ from cotenant.runtime.estimates import (
     QuantileFactor,
     SetEstimate,
     factor_at,
+    features,
 )
 
 A, B, C = (BatchClass(name, "1", 1) for name in "abc")
@@ -28,20 +29,23 @@ def table(*classes: ClassEstimate, sets: tuple[SetEstimate, ...] = ()) -> Estima
 
 
 def test_the_formula_by_hand() -> None:
-    a = ClassEstimate(A, 1000, (0.6, 0.2), (0.01, 0.1, 0.0, 0.5, 1.0))
+    a = ClassEstimate(A, 1000, (0.6, 0.2), (0.01, 0.1, 0.0, 0.5, 1.0, 0.3, 0.7, 0.2, 0.9))
     b = ClassEstimate(B, 1000, (0.8, 0.1), (0.0,))
-    # phi = [1, .8, .1, 1 - 1/1.4, 1 - 1/max(1, .3)]
-    loss = 0.01 + 0.1 * 0.8 + 0.5 * (1 - 1 / 1.4)
-    assert table(a, b).progress_rate(A, (B,)) == pytest.approx(1 - loss)
+    # phi = [1,  .8, .1,  .4, 0,  .6*.8, .2*.1,  .6*.4, 0]
+    delay = 0.01 + 0.1 * 0.8 + 0.5 * 0.4 + 0.3 * 0.48 + 0.7 * 0.02 + 0.2 * 0.24
+    assert table(a, b).progress_rate(A, (B,)) == pytest.approx(1 / (1 + delay))
+    assert table(a, b).progress_rate(B, (A,)) == 1.0  # a vector that is too short goes on with zeros
+    absurd = ClassEstimate(A, 1000, (0.6, 0.2), (1e9,))
+    assert table(absurd, b).progress_rate(A, (B,)) == pytest.approx(1 / 50)
 
 
 def test_a_correction_counts_as_often_as_the_pair_occurs() -> None:
     a = ClassEstimate(A, 1000, (0.1,), (0.0, 0.0, 0.0), (PairCorrection(B, 0.1),))
     b = ClassEstimate(B, 1000, (0.1,), ())
-    assert table(a, b).progress_rate(A, (B, B)) == pytest.approx(0.8)
+    assert table(a, b).progress_rate(A, (B, B)) == pytest.approx(1 / 1.2)
 
 
-def test_alone_there_is_no_loss() -> None:
+def test_alone_there_is_no_delay() -> None:
     assert table().progress_rate(A, ()) == 1.0
     a = ClassEstimate(A, 1000, (1.0,), (0.9, 0.9, 0.9))
     assert table(a).progress_rate(A, ()) == 1.0
@@ -62,11 +66,46 @@ def test_an_unknown_co_runner_is_taken_to_want_everything() -> None:
     assert table(a).progress_rate(A, (B,)) == pytest.approx(1 / 1.5)
 
 
+def test_a_batch_size_that_is_not_known_is_like_the_nearest_that_is() -> None:
+    sizes = {n: BatchClass("m", "1", n) for n in (2, 3, 4, 8, 64)}
+    known = table(
+        ClassEstimate(sizes[2], 1000, (0.5,), (0.1,)),
+        ClassEstimate(sizes[4], 1000, (0.5,), (0.4,)),
+        ClassEstimate(B, 1000, (0.5,), (0.0, 1.0)),
+    )
+    assert known.progress_rate(sizes[3], (B,)) == pytest.approx(1 / 1.4)  # of two as near, the larger
+    assert known.progress_rate(sizes[64], (B,)) == pytest.approx(1 / 1.4)
+    assert known.progress_rate(B, (sizes[8],)) == pytest.approx(1 / 1.5)  # as a neighbour, too
+    known.update([ClassEstimate(sizes[3], 1000, (0.5,), (0.2,))], [], complete=False)
+    assert known.progress_rate(sizes[3], (B,)) == pytest.approx(1 / 1.2)
+    assert known.progress_rate(BatchClass("m", "2", 3), (B,)) == 0.5  # another version is another model
+
+
+def test_a_co_runner_without_a_profile_is_taken_to_want_everything() -> None:
+    a = ClassEstimate(A, 1000, (0.5,), (0.0, 0.0, 1.0))
+    assert table(a, ClassEstimate(B, 1000)).progress_rate(A, (B,)) == pytest.approx(1 / 1.5)
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=3, max_size=3).map(tuple),
+    st.lists(st.floats(-3, 3), min_size=1, max_size=13).map(tuple),
+    st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3).map(tuple), min_size=1, max_size=4),
+)
+def test_what_is_evaluated_in_one_go_is_the_formula(
+    own: tuple[float, ...], weights: tuple[float, ...], others: list[tuple[float, ...]]
+) -> None:
+    classes = [ClassEstimate(BatchClass(f"o{i}", "1", 1), 1000, d) for i, d in enumerate(others)]
+    pressure = [sum(column) for column in zip(*others, strict=True)]
+    delay = sum(w * x for w, x in zip(weights, features(own, pressure, len(others)), strict=False))
+    rate = table(ClassEstimate(A, 1000, own, weights), *classes).progress_rate(A, [c.batch_class for c in classes])
+    assert rate == pytest.approx(1 / min(50, max(1, 1 + delay)), abs=1e-9)
+
+
 def test_a_change_is_seen_at_once() -> None:
     known = table(ClassEstimate(A, 1000, (0.5,), (0.2, 0.0, 0.0)), ClassEstimate(B, 1000, (0.5,), (0.0,)))
-    assert known.set_rates((A, B))[0] == pytest.approx(0.8)
+    assert known.set_rates((A, B))[0] == pytest.approx(1 / 1.2)
     known.update([ClassEstimate(A, 1000, (0.5,), (0.4, 0.0, 0.0))], [], complete=False)
-    assert known.set_rates((A, B))[0] == pytest.approx(0.6)
+    assert known.set_rates((A, B))[0] == pytest.approx(1 / 1.4)
     known.update([], [], complete=True)
     assert known.progress_rate(A, (B,)) == 0.5
 

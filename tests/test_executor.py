@@ -1,6 +1,7 @@
 """The executor from inside: repository, loading, measuring, and running what it is told to."""
 
 import asyncio
+import dataclasses
 import json
 import os
 from collections.abc import Awaitable, Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from cotenant.executor import repository
 from cotenant.executor.device import ThreadedDevice, open_device
@@ -222,6 +224,118 @@ def test_a_broken_profile_is_measured_again(tmp_path: Path) -> None:
         bench.events.clear()
         await bench.models.load("m")
         assert bench.told("class_profiled")[0].work_ns > 0
+
+    with_bench(tmp_path, play)
+
+
+def bases(bench: Bench) -> dict[int, int]:
+    """What the demand of each batch size rests on."""
+    return {p.batch_class.batch_size: p.basis for p in bench.told("class_profiled")}
+
+
+def test_a_profile_tells_what_it_rests_on_and_keeps_it(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    make = onnx.helper
+    shapes = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["b", 64]) for name in "xy"]
+    weights = [onnx.numpy_helper.from_array(np.ones((64, 64), np.float32), "w")]
+    graph = make.make_graph([make.make_node("MatMul", ["x", "w"], ["y"])], "g", shapes[:1], shapes[1:], weights)
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=9)
+
+    async def play(bench: Bench) -> None:
+        write_model(bench.repository, "m", "max_batch_size: 2", files={"model.onnx": model.SerializeToString()})
+        counted = dict.fromkeys((1, 2), pb.PROFILE_BASIS_OPERATORS)
+        with capture_logs() as logs:
+            await bench.models.load("m")
+        assert bases(bench) == counted
+        assert logs[-1]["demand_from"] == "counted per operator"
+        assert all(len(p.demand) == 3 and 0 < p.demand[0] <= 1 for p in bench.told("class_profiled"))
+        bench.events.clear()
+        await bench.models.load("m")
+        assert bases(bench) == counted  # as it was kept
+
+    with_bench(tmp_path, play)
+
+
+def test_work_that_cannot_be_counted_is_estimated_from_outside(tmp_path: Path) -> None:
+    async def play(bench: Bench) -> None:
+        write_model(bench.repository, "m", delayed(1, max_batch_size=1))
+        await bench.models.load("m")
+        assert bases(bench) == {1: pb.PROFILE_BASIS_OUTSIDE}  # nothing to count
+        closed: list[str] = []
+
+        class Uncounted:
+            def run(self, inputs: Any) -> Any:
+                return inputs
+
+            def operators(self) -> Any:
+                raise ValueError("operator fold cannot be counted")
+
+            def close(self) -> None:
+                closed.append("m")
+
+        original = bench.models._read
+
+        def read(*args: Any) -> Any:
+            loaded = original(*args)
+            setattr(loaded.model, "counted", Uncounted)
+            return loaded
+
+        setattr(bench.models, "_read", read)
+        bench.profiler._remeasure = True
+        bench.events.clear()
+        with capture_logs() as logs:
+            await bench.models.load("m")
+        assert bases(bench) == {1: pb.PROFILE_BASIS_OUTSIDE}
+        assert [entry["error"] for entry in logs if "cannot be counted" in entry["event"]] == [
+            "operator fold cannot be counted"
+        ]
+        assert logs[-1]["demand_from"] == "estimated from outside"
+        assert closed == ["m"]
+
+    with_bench(tmp_path, play)
+
+
+@pytest.mark.parametrize("change", [{"basis": "STARS"}, {"basis": None}])
+def test_a_profile_that_rests_on_something_unknown_is_measured_again(tmp_path: Path, change: dict[str, Any]) -> None:
+    async def play(bench: Bench) -> None:
+        folder = write_model(bench.repository, "m", delayed(1, max_batch_size=1))
+        await bench.models.load("m")
+        (kept,) = (folder / "1").glob(".cotenant-profile-*.json")
+        rows = json.loads(kept.read_text())
+        assert rows[0]["basis"] == "OUTSIDE"
+        rows[0] |= change | {"work_ns": 123456789}
+        if rows[0]["basis"] is None:
+            del rows[0]["basis"]  # as older versions kept it
+        kept.write_text(json.dumps(rows))
+        bench.events.clear()
+        await bench.models.load("m")
+        assert bench.told("class_profiled")[0].work_ns != 123456789
+        assert bases(bench) == {1: pb.PROFILE_BASIS_OUTSIDE}
+
+    with_bench(tmp_path, play)
+
+
+def test_what_nsight_measured_counts_on_a_gpu_only(tmp_path: Path) -> None:
+    throughput = "throughput.avg.pct_of_peak_sustained_elapsed"
+    columns = ["ID", "Kernel Name", f"sm__{throughput}", f"lts__{throughput}", f"dram__{throughput}"]
+    rows = [[*columns, "gpu__time_duration.sum"], ["", "", "%", "%", "%", "s"], ["0", "gemm", "80", "40", "20", "100"]]
+    text = "\n".join(",".join(f'"{cell}"' for cell in row) for row in rows).encode()
+
+    async def play(bench: Bench) -> None:
+        files = {"ncu-b1.csv": text, "ncu-b2.csv": text.replace(b"80", b"eighty")}
+        write_model(bench.repository, "m", delayed(1, max_batch_size=2), files=files)
+        await bench.models.load("m")
+        assert bases(bench) == {1: pb.PROFILE_BASIS_OUTSIDE, 2: pb.PROFILE_BASIS_OUTSIDE}
+        bench.device.placement = dataclasses.replace(bench.device.placement, kind="cuda")
+        bench.events.clear()
+        with capture_logs() as logs:
+            await bench.models.load("m")
+        assert bases(bench) == {1: pb.PROFILE_BASIS_NSIGHT, 2: pb.PROFILE_BASIS_OUTSIDE}
+        assert list(bench.told("class_profiled")[0].demand) == pytest.approx([0.8, 0.4, 0.2])
+        (warning,) = (entry for entry in logs if "Nsight" in entry["event"])
+        assert "line 3: SM throughput is 'eighty'" in warning["error"]
+        assert logs[-1]["demand_from"] == "measured by Nsight Compute, estimated from outside"
 
     with_bench(tmp_path, play)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cotenant.predictor.bounds import Bounds, Ratios
 from cotenant.predictor.device_model import DeviceModel
 from cotenant.predictor.fluid import Fluid
-from cotenant.predictor.gaussian import Weights
+from cotenant.predictor.gaussian import Belief
 from cotenant.predictor.intake import Intake
 from cotenant.predictor.observations import Observation, Profile, Slice
 from cotenant.runtime.estimates import BatchClass, EstimateTable
@@ -121,29 +121,41 @@ def test_a_change_is_followed() -> None:
     slow = Observation(klass("light"), 20 * MS, (Slice(20 * MS, (klass("light"),)),))
     for _ in range(60):
         model.learn_batch(slow)
-    assert table(model).progress_rate(klass("light"), [klass("light")]) == pytest.approx(0.25, abs=0.06)
+    expected = model.learner.work_ns(klass("light")) * model.learner.explain(klass("light"), slow.slices)
+    assert expected == pytest.approx(20 * MS, rel=0.05)
+
+
+def believe(count: int, spread: float, memory: float) -> Belief:
+    return Belief(np.zeros(count), np.full(count, spread), memory)
+
+
+def learn(belief: Belief, x: list[float], y: float, noise: float = 0.05) -> None:
+    slope = np.array(x)
+    belief.pass_time()
+    gain = belief.covariance @ slope
+    belief.take(gain, noise**2 + float(slope @ gain), y - float(belief.mean @ slope))
 
 
 def test_forgetting_does_not_wind_up() -> None:
-    weights = Weights(np.zeros(3), 0.5, 0.99, 0.05)
+    belief = believe(3, 0.5, 0.99)
     for _ in range(5000):
-        weights.learn(np.array([1.0, 0.0, 0.0]), 0.3)
-    assert np.isfinite(weights.covariance).all()
-    assert weights.covariance.diagonal().max() <= 0.25 + 1e-9
-    assert weights.mean[0] == pytest.approx(0.3, abs=0.02)
-    assert weights.mean[1:] == pytest.approx([0.0, 0.0])
+        learn(belief, [1.0, 0.0, 0.0], 0.3)
+    assert np.isfinite(belief.covariance).all()
+    assert belief.covariance.diagonal().max() <= 0.25 + 1e-9
+    assert belief.mean[0] == pytest.approx(0.3, abs=0.02)
+    assert belief.mean[1:] == pytest.approx([0.0, 0.0])
 
 
 numbers = st.floats(-1e3, 1e3)
 
 
 @given(st.lists(st.tuples(st.lists(numbers, min_size=3, max_size=3), numbers), max_size=50))
-def test_weights_stay_finite_and_uncertainty_below_the_priors(rows: list[tuple[list[float], float]]) -> None:
-    weights = Weights(np.zeros(3), 0.25, 0.998, 0.05)
+def test_beliefs_stay_finite_and_uncertainty_below_the_priors(rows: list[tuple[list[float], float]]) -> None:
+    belief = believe(3, 0.25, 0.998)
     for x, y in rows:
-        weights.learn(np.array(x), y)
-    assert np.isfinite(weights.mean).all()
-    assert weights.covariance.diagonal().max() <= 0.25**2 + 1e-9
+        learn(belief, x, y)
+    assert np.isfinite(belief.mean).all()
+    assert belief.covariance.diagonal().max() <= 0.25**2 + 1e-9
 
 
 def test_an_unseen_class_gets_what_all_have_in_common() -> None:

@@ -174,18 +174,18 @@ def test_slowdowns_are_those_of_batches_that_met_one_model_only(tmp_path: Path) 
 
 
 def test_learned_slowdowns_follow_the_contracts_formula(tmp_path: Path) -> None:
-    """loss = s . [1, D, 1 - 1/max(1, d + D)] + corrections, slowdown = 1 / (1 - loss); predictor.proto says so."""
+    """Slowdown = 1 + s . phi + corrections; predictor.proto says what phi is."""
     estimate = {"batch_class": known("a"), "work_ns": 10 * MS, "demand": [0.6], "sensitivity": [0.1, 0.2, 0.5]}
     other = {"batch_class": known("b"), "work_ns": 10 * MS, "demand": [0.65], "sensitivity": [0.0, 0.0, 0.0]}
-    pair = [{"co_runner": known("b"), "loss": 0.03}]
+    pair = [{"co_runner": known("b"), "delay": 0.03}]
     pushes = [
         {"type": "EstimatesPushed", "device_id": "gpu-0", "version": 1, "complete": True, "classes": [other]},
         {"type": "EstimatesPushed", "device_id": "gpu-0", "version": 2, "classes": [estimate | {"corrections": pair}]},
     ]
     batches = [finished(i, m, 20 * i, 10) for m in ("a", "b") for i in range(3)]
     found = cells(report_log.read(written(tmp_path, group(1, [*pushes, *batches]))), "a", "b")
-    loss = 0.1 + 0.2 * 0.65 + 0.5 * (1 - 1 / 1.25) + 0.03
-    assert found["a", "b"] == [None, pytest.approx(1 / (1 - loss), abs=1e-3), 0]
+    delay = 0.1 + 0.2 * 0.65 + 0.5 * 0.25 + 0.03
+    assert found["a", "b"] == [None, pytest.approx(1 + delay, abs=1e-3), 0]
     assert found["b", "a"] == [None, 1.0, 0]
 
 

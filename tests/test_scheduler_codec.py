@@ -39,6 +39,17 @@ def test_a_model_that_does_not_batch() -> None:
     assert not codec.model_spec(config('name: "m" max_batch_size: 8'), "1").batching
 
 
+def test_a_profile_tells_what_its_demand_rests_on() -> None:
+    known = types_pb2.BatchClass(model="m", version="1", batch_size=2)
+    told = executor_pb2.ClassProfiled(batch_class=known, work_ns=7, samples=3, demand=[0.1, 0.2], spread=0.5)
+    assert codec.profile(told) == ev.Profile(BatchClass("m", "1", 2), 7, 3, (0.1, 0.2), 0.5, "")
+    told.basis = executor_pb2.PROFILE_BASIS_OPERATORS
+    assert codec.profile(told).basis == "OPERATORS"
+    newer = executor_pb2.ClassProfiled.FromString(told.SerializeToString().replace(b"\x30\x02", b"\x30\x63"))
+    assert newer.basis == 99
+    assert codec.profile(newer).basis == ""  # that of a newer executor
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

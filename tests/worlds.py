@@ -33,11 +33,11 @@ def profiles(name: str, work_ms: float, sizes: Iterable[int] = (1, 2, 4)) -> lis
     ]
 
 
-def estimate(name: str, size: int, work_ms: float, loss: float = 0.0, factor: float = 1.0) -> ClassEstimate:
-    """An estimate that loses `loss` beside anyone."""
+def estimate(name: str, size: int, work_ms: float, delay: float = 0.0, factor: float = 1.0) -> ClassEstimate:
+    """An estimate that is slowed by 1 + `delay` beside anyone."""
     known = BatchClass(name, "1", size)
     return ClassEstimate(
-        known, int(work_ms * MS), (0.1, 0.1, 0.1), (loss,) + (0.0,) * 6, quantiles=(QuantileFactor(0.95, factor),)
+        known, int(work_ms * MS), (0.1, 0.1, 0.1), (delay,) + (0.0,) * 6, quantiles=(QuantileFactor(0.95, factor),)
     )
 
 

@@ -57,7 +57,7 @@ def read(path: Path) -> Log:
     """Reads a log with all its parts. Raises ValueError that names file and line where it is none."""
     log = Log()
     for part in parts(path):
-        for record in _records(part):
+        for record in records_of(part):
             _apply(log, record)
     if not log.groups:
         raise ValueError(f"{path}: nothing is recorded in it")
@@ -73,7 +73,8 @@ def parts(path: Path) -> list[Path]:
     return [p for _, p in sorted((int(match[1] or 0), p) for match, p in found)]
 
 
-def _records(path: Path) -> Iterator[records.Line]:
+def records_of(path: Path) -> Iterator[records.Line]:
+    """The records of one part. Raises ValueError that names file and line where it is none."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):

@@ -1,4 +1,4 @@
-"""The records of a log (docs/log-format.md), as far as the report needs them: only the fields it uses.
+"""The records of a log (docs/log-format.md), as far as `report` and `evaluate` need them: only the fields they use.
 
 What later versions add is passed over: fields that are not named here, and events and actions of other types.
 """
@@ -18,6 +18,7 @@ class Device(msgspec.Struct, frozen=True):
     name: str = ""
     max_concurrency: int = 1
     memory_bytes: int = 0
+    resources: tuple[str, ...] = ()
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -84,6 +85,9 @@ class Profile(msgspec.Struct):
 
     batch_class: BatchClass
     work_ns: int
+    samples: int = 0
+    demand: tuple[float, ...] = ()
+    spread: float = 0.0
 
 
 class Table(msgspec.Struct):

@@ -45,7 +45,9 @@ class ExecutorSettings:
     concurrency: int = setting(0, "batches that may run at once; 0 for as many as suits the device")
     threads_per_batch: int = setting(1, "CPU threads one batch may use")
     default_max_batch_size: int = setting(8, "batch limit of models whose configuration and file set none")
-    profile_cache: str = setting("~/.cache/cotenant", "where solo measurements go if the repository is read-only")
+    profile_cache: str = setting(
+        "~/.cache/cotenant", "where the device's peaks are kept, and solo measurements if the repository is read-only"
+    )
     remeasure: bool = setting(False, "ignore solo measurements that were kept")
     kernel_sample_every: int = setting(500, "take timings inside every so many batches of a class; 0 for never")
     staging_dir: str = setting("/dev/shm", "memory-backed folder shared with frontends of this host; empty for none")
@@ -67,6 +69,7 @@ async def serve(options: ExecutorSettings) -> None:
         concurrency=options.concurrency,
         threads=options.threads_per_batch,
         seed=options.emulation_seed,
+        cache=Path(options.profile_cache).expanduser(),
     )
     if options.device_id:
         device.describe().device_id = options.device_id.replace("{host}", socket.gethostname())

@@ -28,6 +28,23 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True)
+class Operator:
+    """What one operator of a run does. All but the duration is counted from shapes, not measured.
+
+    Floating-point operations are those of products (matrices, convolutions, attention, recurrent cells): a
+    multiplication and an addition count as two, anything else as none. A tensor counts once for each operator that
+    reads or writes it, views not at all.
+    """
+
+    name: str
+    flops: int
+    weight_bytes: int  # of the model's parameters and constants
+    activation_bytes: int  # of everything else, read and written
+    element_bytes: int  # of one number that it multiplies: 4 for FP32
+    duration_ns: int  # 0 where it cannot be told
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """Where and how a model is to run."""
 
@@ -93,8 +110,26 @@ class Model(Protocol):
         """Like `run`, with the timings of what ran inside; an empty list where they cannot be had."""
         ...
 
+    def counted(self) -> "CountedModel | None":
+        """A second one of the same file whose runs are counted; None where they cannot be.
+
+        Used at load only. May take as long as loading; others run beside it. Raises what goes wrong.
+        """
+        ...
+
     def close(self) -> None:
         """Frees what it occupies. Nothing runs any more."""
+        ...
+
+
+class CountedModel(Model, Protocol):
+    """A model that counts what its runs do; used by one thread at a time, and closed by who asked for it."""
+
+    def operators(self) -> list[list[Operator]]:
+        """The operators of each run so far, in order. Nothing runs afterwards.
+
+        Raises ValueError where a product cannot be counted: too little counted is worse than nothing.
+        """
         ...
 
 

@@ -64,6 +64,9 @@ class EmulatedModel:
         """See `Model.run_timed`; the device adds the timings."""
         return self.run(inputs), []
 
+    def counted(self) -> None:
+        """See `Model.counted`: nothing to count."""
+
     def close(self) -> None:
         """Nothing to free."""
 

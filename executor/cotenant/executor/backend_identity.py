@@ -36,6 +36,9 @@ class IdentityModel:
         outputs = self.run(inputs)
         return outputs, [Kernel("identity", 0, time.monotonic_ns() - started)]
 
+    def counted(self) -> None:
+        """See `Model.counted`: nothing to count."""
+
     def close(self) -> None:
         """Nothing to free."""
 

@@ -5,7 +5,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cotenant.executor.backend import Backend, Kernel, Model, Placement, Signature, Tensors, TensorSpec
+from cotenant.executor import onnx_work
+from cotenant.executor.backend import (
+    Backend,
+    CountedModel,
+    Kernel,
+    Model,
+    Operator,
+    Placement,
+    Signature,
+    Tensors,
+    TensorSpec,
+)
 from cotenant.inference import inference_pb2 as pb
 
 _DATATYPES = {
@@ -68,10 +79,7 @@ class OnnxModel:
         """See `Model.prepare_timed`. Opens a second session and warms it up; the timed run ends it."""
         if self._profiling is None:
             folder = tempfile.TemporaryDirectory(prefix="cotenant-profile-")
-            options = self._options()
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder.name) / "run")
-            session = self._open(options)
+            session = self._open(_traced(self._options(), folder))
             session.run(self._output_names, inputs)
             self._profiling = session, folder
 
@@ -85,10 +93,41 @@ class OnnxModel:
             trace = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         return dict(zip(self._output_names, outputs, strict=True)), _kernels(trace)
 
+    def counted(self) -> CountedModel:
+        """See `Model.counted`: the same file in a session that keeps a trace."""
+        return CountedOnnxModel(self._path, self._placement)
+
     def close(self) -> None:
         """See `Model.close`."""
         self._profiling = None
         del self._session
+
+
+class CountedOnnxModel(OnnxModel):
+    """One session whose runs leave a trace."""
+
+    def __init__(self, path: Path, placement: Placement) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="cotenant-count-")
+        super().__init__(path, placement)
+
+    def _options(self) -> Any:
+        return _traced(super()._options(), self._folder)
+
+    def operators(self) -> list[list[Operator]]:
+        """See `CountedModel.operators`."""
+        return onnx_work.operators(json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8")))
+
+    def close(self) -> None:
+        """See `Model.close`."""
+        super().close()
+        self._folder.cleanup()
+
+
+def _traced(options: Any, folder: tempfile.TemporaryDirectory[str]) -> Any:
+    """The same options, with a trace of each operator written into a folder."""
+    options.enable_profiling = True
+    options.profile_file_prefix = str(Path(folder.name) / "run")
+    return options
 
 
 def _kernels(trace: list[dict[str, Any]]) -> list[Kernel]:

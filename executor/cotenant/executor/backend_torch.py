@@ -11,7 +11,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cotenant.executor.backend import Backend, Kernel, Model, Placement, Signature, Tensors, TensorSpec
+from cotenant.executor import torch_work
+from cotenant.executor.backend import (
+    Backend,
+    CountedModel,
+    Kernel,
+    Model,
+    Operator,
+    Placement,
+    Signature,
+    Tensors,
+    TensorSpec,
+)
 from cotenant.inference import inference_pb2 as pb
 from cotenant.runtime.datatypes import Array
 
@@ -116,11 +127,37 @@ class TorchModel:
         array: Array = tensor.detach().cpu().numpy()
         return array
 
+    def counted(self) -> CountedModel:
+        """See `Model.counted`: the same program."""
+        return CountedTorchModel(self)
+
     def close(self) -> None:
         """See `Model.close`."""
         del self._program
         if self._device.type == "cuda":
             self._torch.cuda.empty_cache()
+
+
+class CountedTorchModel(TorchModel):
+    """A program of another model, each of its operators watched."""
+
+    def __init__(self, model: TorchModel) -> None:
+        self.__dict__.update(model.__dict__)
+        tensors = [*self._program.parameters(), *self._program.buffers()]
+        self._weights = {int(tensor.untyped_storage().data_ptr()) for tensor in tensors}
+        self._runs: list[Any] = []
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """See `Model.run`."""
+        recorder = torch_work.make_recorder(self._weights, self._device)
+        with recorder:
+            outputs = super().run(inputs)
+        self._runs.append(recorder)
+        return outputs
+
+    def operators(self) -> list[list[Operator]]:
+        """See `CountedModel.operators`."""
+        return [recorder.found() for recorder in self._runs]
 
 
 def _named(outputs: Any, names: tuple[str, ...] = ()) -> Mapping[str, Any]:

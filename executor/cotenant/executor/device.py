@@ -15,15 +15,16 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import psutil
 
+from cotenant.executor import peaks
 from cotenant.executor.backend import Kernel, Model, Placement, Tensors
 from cotenant.executor.backend_emulated import EmulatedModel
+from cotenant.executor.demand import RESOURCES, Demand, Solo, of_solo
 from cotenant.executor.emulated_gpu import EmulatedGpu
+from cotenant.executor.peaks import Peaks
 from cotenant.executor.timeline import Slice, Timeline
 from cotenant.runtime.clock import now_ns
 from cotenant.runtime.estimates import BatchClass
 from cotenant.v1 import types_pb2
-
-RESOURCES = ("sm", "l2", "dram")
 
 
 class Ran(NamedTuple):
@@ -75,8 +76,8 @@ class Device(Protocol):
         """Runs a job of a model that is too short for a thread, here and now. Raises what the model raises."""
         ...
 
-    def demand(self, model: Model, batch_class: BatchClass, ran: Ran, io_bytes: int) -> tuple[float, ...]:
-        """Shares of RESOURCES that a solo run kept busy."""
+    def demand(self, model: Model, solo: Solo) -> Demand:
+        """Shares of RESOURCES that solo runs of a model kept busy."""
         ...
 
 
@@ -97,11 +98,10 @@ def run_here(timeline: Timeline, job: Job) -> None:
 class ThreadedDevice:
     """A CPU, or a CUDA device driven by one thread per batch."""
 
-    def __init__(self, spec: types_pb2.Device, placement: Placement, *, cache_bytes: int, bytes_per_s: float) -> None:
+    def __init__(self, spec: types_pb2.Device, placement: Placement, peaks: Peaks) -> None:
         self.timeline = Timeline()
         self.placement = placement
-        self._spec = spec
-        self._cache_bytes, self._bytes_per_s = cache_bytes, bytes_per_s
+        self._spec, self._peaks = spec, peaks
         # The scheduler bounds what runs; a few threads more keep a late end from delaying the next start.
         self._pool = ThreadPoolExecutor(spec.max_concurrency + 2, thread_name_prefix="batch")
 
@@ -117,16 +117,11 @@ class ThreadedDevice:
         """See `Device.execute_inline`."""
         run_here(self.timeline, job)
 
-    def demand(self, model: Model, batch_class: BatchClass, ran: Ran, io_bytes: int) -> tuple[float, ...]:
-        """Cores from CPU time, cache from what is touched, DRAM from bytes moved over measured bandwidth.
-
-        Each is an estimate from outside: weights and tensors are taken to be read once.
-        """
-        del batch_class
-        touched = model.memory_bytes + io_bytes
-        cores = ran.cpu_ns / max(1, ran.duration_ns) / (os.cpu_count() or 1)
-        moved = touched / max(1e-9, ran.duration_ns / 1e9) / self._bytes_per_s
-        return min(1.0, cores), min(1.0, touched / self._cache_bytes), min(1.0, moved)
+    def demand(self, model: Model, solo: Solo) -> Demand:
+        """See `Device.demand`; demand.py has the rule."""
+        del model
+        cores = len(os.sched_getaffinity(0)) if self.placement.kind == "cpu" else 0
+        return of_solo(solo, self._peaks, cores=cores, threads=self.placement.threads)
 
 
 class EmulatedDevice:
@@ -185,20 +180,25 @@ class EmulatedDevice:
         self._collect()
         self._set_timer()
 
-    def demand(self, model: Model, batch_class: BatchClass, ran: Ran, io_bytes: int) -> tuple[float, ...]:
+    def demand(self, model: Model, solo: Solo) -> Demand:
         """What a profiler would report of the solo run: the true means, with its error of some percent."""
-        del ran, io_bytes
         if not isinstance(model, EmulatedModel):
-            return (0.0, 0.0, 0.0)
-        noise = np.random.default_rng([self.placement.seed, *str(batch_class).encode()])
-        return tuple(min(1.0, d * float(noise.normal(1.0, 0.04))) for d in model.demand(batch_class.batch_size))
+            return Demand((0.0, 0.0, 0.0), "EMULATED")
+        noise = np.random.default_rng([self.placement.seed, *str(solo.batch_class).encode()])
+        shares = (d * float(noise.normal(1.0, 0.04)) for d in model.demand(solo.batch_class.batch_size))
+        return Demand(tuple(min(1.0, share) for share in shares), "EMULATED")
 
 
-def open_device(kind: str, index: int, *, concurrency: int, threads: int, seed: int) -> Device:
-    """The device an executor serves. Raises ValueError if there is no such device here."""
+def open_device(
+    kind: str, index: int, *, concurrency: int, threads: int, seed: int, cache: Path | None = None
+) -> Device:
+    """The device an executor serves; what it can do at most is kept in the folder `cache`, if there is one.
+
+    Raises ValueError if there is no such device here.
+    """
     openers: dict[str, Callable[[], Device]] = {
-        "cpu": lambda: _open_cpu(concurrency, threads),
-        "cuda": lambda: _open_cuda(index, concurrency, threads),
+        "cpu": lambda: _open_cpu(concurrency, threads, cache),
+        "cuda": lambda: _open_cuda(index, concurrency, threads, cache),
         "emulated": lambda: _open_emulated(index, concurrency, seed),
     }
     if kind not in openers:
@@ -206,7 +206,7 @@ def open_device(kind: str, index: int, *, concurrency: int, threads: int, seed: 
     return openers[kind]()
 
 
-def _open_cpu(concurrency: int, threads: int) -> Device:
+def _open_cpu(concurrency: int, threads: int, cache: Path | None) -> Device:
     cores = len(os.sched_getaffinity(0))
     spec = types_pb2.Device(
         device_id="cpu-0",
@@ -217,7 +217,7 @@ def _open_cpu(concurrency: int, threads: int) -> Device:
         resources=RESOURCES,
     )
     placement = Placement("cpu", 0, threads, 0)
-    return ThreadedDevice(spec, placement, cache_bytes=_last_level_cache_bytes(), bytes_per_s=_copy_bytes_per_s())
+    return ThreadedDevice(spec, placement, peaks.known(spec.name, peaks.of_cpu, cache))
 
 
 def _open_emulated(index: int, concurrency: int, seed: int) -> Device:
@@ -232,7 +232,7 @@ def _open_emulated(index: int, concurrency: int, seed: int) -> Device:
     return EmulatedDevice(spec, Placement("emulated", index, 1, seed + index))
 
 
-def _open_cuda(index: int, concurrency: int, threads: int) -> Device:
+def _open_cuda(index: int, concurrency: int, threads: int, cache: Path | None) -> Device:
     import pynvml
 
     try:
@@ -251,18 +251,10 @@ def _open_cuda(index: int, concurrency: int, threads: int) -> Device:
     )
     import torch
 
-    size = 2**28
-    source = torch.empty(size, dtype=torch.uint8, device=f"cuda:{index}")
-    target = torch.empty_like(source)
-    target.copy_(source)
-    torch.cuda.synchronize(index)
-    started = time.perf_counter()
-    for _ in range(8):
-        target.copy_(source)
-    torch.cuda.synchronize(index)
-    bytes_per_s = 16 * size / (time.perf_counter() - started)
-    cache = torch.cuda.get_device_properties(index).L2_cache_size
-    return ThreadedDevice(spec, Placement("cuda", index, threads, 0), cache_bytes=cache, bytes_per_s=bytes_per_s)
+    device = torch.device("cuda", index)
+    l2_bytes = torch.cuda.get_device_properties(index).L2_cache_size
+    found = peaks.known(f"{spec.name}|{index}|{memory.total}", lambda: peaks.of_torch(device, l2_bytes), cache)
+    return ThreadedDevice(spec, Placement("cuda", index, threads, 0), found)
 
 
 def gpu_count() -> int:
@@ -282,23 +274,3 @@ def _cpu_name() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return "CPU"
-
-
-def _last_level_cache_bytes() -> int:
-    sizes = [0]
-    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = path.read_text(encoding="ascii").strip()
-        sizes.append(int(text[:-1]) * {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1], 1))
-    return max(sizes) or 32 * 2**20
-
-
-def _copy_bytes_per_s() -> float:
-    """Memory bandwidth of one core, by copying 64 MiB: read and write counted."""
-    source = np.ones(2**26, dtype=np.uint8)
-    target = np.empty_like(source)
-    best = 0.0
-    for _ in range(3):
-        started = time.perf_counter()
-        np.copyto(target, source)
-        best = max(best, 2 * source.nbytes / (time.perf_counter() - started))
-    return best

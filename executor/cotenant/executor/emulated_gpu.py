@@ -7,6 +7,9 @@ needs, the rest is divided among the others), and each progresses at the rate it
 interfere: what the others keep in L2 is not there for you, so your DRAM traffic rises. Between two kernels a stream
 is idle for the launch gap. Durations carry seeded noise, per batch and per kernel.
 
+Under a second law, `leftover`, SMs are not shared but kept: a kernel gets what those that began before it have left,
+and waits where they have left nothing. Current GPUs do something between the two.
+
 This is deliberately not the predictor's formula, which knows batches and averages: here contention comes and goes
 with every kernel. The class is pure: it is told the time, by the executor in real time and by the simulator in its
 own. `docs/emulated-gpu.md` lists where each constant comes from.
@@ -25,6 +28,7 @@ LAUNCH_GAP_NS = 2_000  # between kernels of one stream: a few us on current GPUs
 CACHE_INTERFERENCE = 0.6
 BATCH_NOISE = 0.012  # relative standard deviation of a whole batch: clocks, alignment
 KERNEL_NOISE = 0.03
+FAIR, LEFTOVER = LAWS = ("fair", "leftover")
 
 
 class Kernel(NamedTuple):
@@ -109,8 +113,12 @@ class Stream:
 class EmulatedGpu:
     """See the module's text. Instants are ns of any clock that never goes back."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, *, law: str = FAIR) -> None:
+        """Raises ValueError for a law that is none of LAWS."""
+        if law not in LAWS:
+            raise ValueError(f"there is no law '{law}'; there are {', '.join(LAWS)}")
         self._random = random.Random(seed)  # noqa: S311
+        self._law = law
         self._streams: list[Stream] = []  # that run
         self._done: list[Stream] = []  # that have ended, and were not fetched
         self._now_ns = 0.0
@@ -123,6 +131,19 @@ class EmulatedGpu:
         self._run_to(float(now_ns))
         self._streams.append(Stream(key, self._noisy(kernels), self._now_ns))
         self._ahead = None
+
+    def foretell(self, now_ns: int, kernels: list[Kernel]) -> float:
+        """How long a batch that begins now would take if nobody came later, in ns, by the law itself.
+
+        It knows what has been drawn for those that run, and expects no noise of its own: the best that can be known at
+        a launch, to measure forecasters by.
+        """
+        self._run_to(float(now_ns))
+        own = Stream(-1, kernels, self._now_ns)
+        streams, at_ns = [*(stream.copy() for stream in self._streams), own], self._now_ns
+        while not own.finished_ns:
+            at_ns = _step([stream for stream in streams if not stream.finished_ns], at_ns, math.inf, self._law)
+        return own.finished_ns - self._now_ns
 
     def finished(self, now_ns: int) -> list[Stream]:
         """Batches that have ended by now, in order of their ends."""
@@ -143,7 +164,7 @@ class EmulatedGpu:
         if self._ahead is None:
             streams, now_ns = [stream.copy() for stream in self._streams], self._now_ns
             while not any(stream.finished_ns for stream in streams):
-                now_ns = _step(streams, now_ns, math.inf)
+                now_ns = _step(streams, now_ns, math.inf, self._law)
             self._ahead = _Ahead(now_ns, streams)
         return self._ahead
 
@@ -152,7 +173,7 @@ class EmulatedGpu:
             if self._ahead is not None and self._ahead.now_ns <= now_ns:
                 self._now_ns, self._streams = self._ahead.now_ns, self._ahead.streams
             else:
-                self._now_ns = _step(self._streams, self._now_ns, now_ns)
+                self._now_ns = _step(self._streams, self._now_ns, now_ns, self._law)
             if any(stream.finished_ns for stream in self._streams):
                 self._ahead = None
                 ended = [stream for stream in self._streams if stream.finished_ns]
@@ -171,11 +192,13 @@ class _Ahead(NamedTuple):
     streams: list[Stream]
 
 
-def _step(streams: list[Stream], now_ns: float, limit_ns: float) -> float:
+def _step(streams: list[Stream], now_ns: float, limit_ns: float, law: str) -> float:
     """Runs to the next change of what runs, or to the limit; returns the instant reached."""
     computing = [s for s in streams if s.gap_left_ns <= 0.0]
     waiting = [s for s in streams if s.gap_left_ns > 0.0]
-    rates = progress_rates([s.kernels[s.index] for s in computing])
+    if law == LEFTOVER:
+        computing.sort(key=lambda s: (s.started_ns + s.trace[-1][0], s.key))  # whose kernel began first
+    rates = progress_rates([s.kernels[s.index] for s in computing], law)
     step = limit_ns - now_ns
     for stream, rate in zip(computing, rates, strict=True):
         step = min(step, stream.left_ns / rate)
@@ -204,19 +227,17 @@ def _end_kernel(stream: Stream, now_ns: float) -> None:
         stream.gap_left_ns = LAUNCH_GAP_NS
 
 
-def progress_rates(kernels: list[Kernel]) -> tuple[float, ...]:
-    """Rate in (0, 1] of each of the kernels that run together."""
+def progress_rates(kernels: list[Kernel], law: str = FAIR) -> tuple[float, ...]:
+    """Rate in (0, 1] of each of the kernels that run together, given in the order in which they began."""
     if len(kernels) < 2:
         return (1.0,) * len(kernels)
-    return _rates(tuple(k[1:] for k in kernels))
+    return (_fair_rates if law == FAIR else _leftover_rates)(tuple(k[1:] for k in kernels))
 
 
 @lru_cache(maxsize=2**18)
-def _rates(shares: tuple[tuple[float, float, float], ...]) -> tuple[float, ...]:
+def _fair_rates(shares: tuple[tuple[float, float, float], ...]) -> tuple[float, ...]:
     """Rates of kernels of these (sm, dram, l2); the same few thousand sets meet again and again."""
-    footprint = sum(l2 for _, _, l2 in shares)
-    sm = [need for need, _, _ in shares]
-    dram = [need * (1.0 + CACHE_INTERFERENCE * l2 * (footprint - l2)) for _, need, l2 in shares]
+    sm, dram = [need for need, _, _ in shares], _traffic(shares)
     by_sm, by_dram = [1.0] * len(shares), [1.0] * len(shares)
     # A kernel held back by one resource leaves some of the other to the rest; three rounds settle it to a percent.
     for _ in range(3):
@@ -225,6 +246,27 @@ def _rates(shares: tuple[tuple[float, float, float], ...]) -> tuple[float, ...]:
         level = fair_level([need * cap for need, cap in zip(dram, by_sm, strict=True)])
         by_dram = [1.0 if need * cap <= level else level / need for need, cap in zip(dram, by_sm, strict=True)]
     return tuple(max(1e-3, min(a, b)) for a, b in zip(by_sm, by_dram, strict=True))
+
+
+@lru_cache(maxsize=2**18)
+def _leftover_rates(shares: tuple[tuple[float, float, float], ...]) -> tuple[float, ...]:
+    """Rates where SMs belong to who came first; DRAM is shared as before."""
+    left = 1.0
+    by_sm: list[float] = []
+    for need, _, _ in shares:
+        got = min(need, left)
+        left -= got
+        by_sm.append(got / need if need > 0.0 else 1.0)
+    dram = [need * rate for need, rate in zip(_traffic(shares), by_sm, strict=True)]
+    level = fair_level(dram)
+    by_dram = [1.0 if need <= level else level / need for need in dram]
+    return tuple(max(1e-3, a * b) for a, b in zip(by_sm, by_dram, strict=True))
+
+
+def _traffic(shares: tuple[tuple[float, float, float], ...]) -> list[float]:
+    """DRAM bandwidth asked for beside each other's caches."""
+    footprint = sum(l2 for _, _, l2 in shares)
+    return [need * (1.0 + CACHE_INTERFERENCE * l2 * (footprint - l2)) for _, need, l2 in shares]
 
 
 def fair_level(needs: list[float]) -> float:

@@ -221,6 +221,8 @@ class PredictorLink:
         outbox: Outbox[predictor_pb2.ObserveRequest] = Outbox(predictor_pb2.ObserveRequest, linger_s=LINGER_S)
         outbox.frame.hello.device.CopyFrom(self._device.describe())
         outbox.frame.hello.incarnation = self._reports.incarnation
+        profiles = (profile for version in self._models.table.values() for profile in version.profiles)
+        outbox.frame.hello.profiles.extend(profiles)
         outbox.frame.events.extend(self._buffer.all())
         outbox.touch()
         stream = stub.Observe(outbox.frames())

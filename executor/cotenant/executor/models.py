@@ -24,6 +24,15 @@ from cotenant.v1 import executor_pb2 as pb
 
 _log = structlog.get_logger()
 
+_BASES = {
+    pb.PROFILE_BASIS_UNSPECIFIED: "not told",
+    pb.PROFILE_BASIS_NSIGHT: "measured by Nsight Compute",
+    pb.PROFILE_BASIS_OPERATORS: "counted per operator",
+    pb.PROFILE_BASIS_MODEL: "counted per model",
+    pb.PROFILE_BASIS_OUTSIDE: "estimated from outside",
+    pb.PROFILE_BASIS_EMULATED: "emulated",
+}
+
 
 class LoadedVersion:
     """One version of a model, ready to run."""
@@ -135,7 +144,13 @@ class Models:
         event = self._reports.event()
         event.model_loaded.CopyFrom(loaded.announce())
         self._reports.tell(event)
-        _log.info("model loaded", model=folder.name, version=version, load_ms=loaded.load_ns / 1e6)
+        _log.info(
+            "model loaded",
+            model=folder.name,
+            version=version,
+            load_ms=loaded.load_ns / 1e6,
+            demand_from=demand_basis(loaded.profiles),
+        )
 
     def _read(self, folder: Path, version: str) -> LoadedVersion:
         """Runs on the loading thread."""
@@ -179,6 +194,11 @@ class Models:
         event = self._reports.event()
         event.model_unloaded.model, event.model_unloaded.version = name, version
         self._reports.tell(event)
+
+
+def demand_basis(profiles: list[pb.ClassProfiled]) -> str:
+    """What the demands of a model's classes rest on, for people; empty if there are none."""
+    return ", ".join(_BASES[basis] for basis in sorted({profile.basis for profile in profiles}))
 
 
 def _be_nice() -> None:

@@ -10,13 +10,16 @@ import hashlib
 import statistics
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import structlog
 
-from cotenant.executor.backend import Kernel, Model, Tensors
+from cotenant.executor import nsight
+from cotenant.executor.backend import CountedModel, Kernel, Model, Operator, Tensors
 from cotenant.executor.completion import type_name
+from cotenant.executor.demand import Basis, Solo
 from cotenant.executor.device import Device, Ran
 from cotenant.inference import inference_pb2
 from cotenant.runtime import model_options
@@ -46,13 +49,7 @@ class _Kept(msgspec.Struct):
     samples: int
     spread: float
     demand: tuple[float, ...]
-
-    @classmethod
-    def of(cls, told: pb.ClassProfiled) -> "_Kept":
-        """What is worth keeping of a measurement."""
-        known = told.batch_class
-        demand = tuple(told.demand)
-        return cls(known.batch_size, known.shape_bucket, told.work_ns, told.samples, told.spread, demand)
+    basis: Basis
 
     def announce(self, model: str, version: str) -> pb.ClassProfiled:
         """What the contract tells of it."""
@@ -60,8 +57,24 @@ class _Kept(msgspec.Struct):
             model=model, version=version, batch_size=self.batch_size, shape_bucket=self.shape_bucket
         )
         return pb.ClassProfiled(
-            batch_class=known, work_ns=self.work_ns, samples=self.samples, spread=self.spread, demand=self.demand
+            batch_class=known,
+            work_ns=self.work_ns,
+            samples=self.samples,
+            spread=self.spread,
+            demand=self.demand,
+            basis=f"PROFILE_BASIS_{self.basis}",
         )
+
+
+class _Timed(NamedTuple):
+    """How long a class takes alone."""
+
+    batch_class: BatchClass
+    work_ns: int  # median
+    samples: int
+    spread: float
+    typical: Ran  # the run next to the median
+    io_bytes: int
 
 
 class _Probe:
@@ -107,28 +120,40 @@ class Profiler:
                     return [profile.announce(config.name, version) for profile in kept]
                 except (OSError, msgspec.MsgspecError) as error:
                     _log.warning("profile unreadable, measuring again", path=str(path), error=str(error))
-        profiles = [await self._measure(known, model, inputs) for known, inputs in classes(config, version)]
+        timed = [await self._measure(known, model, inputs) for known, inputs in classes(config, version)]
+        counted = await self._count(config, model, version, {t.batch_class: t.work_ns for t in timed})
+        kernels = nsight.read(folder) if self._device.placement.kind == "cuda" else None
+        profiles = [self._profile(t, model, counted.get(t.batch_class, []), kernels) for t in timed]
         self._keep(folder, key, profiles)
         await self._time_operators(config, model, version)
-        return profiles
+        return [profile.announce(config.name, version) for profile in profiles]
 
-    async def _measure(self, batch_class: BatchClass, model: Model, inputs: Tensors) -> pb.ClassProfiled:
+    async def _measure(self, batch_class: BatchClass, model: Model, inputs: Tensors) -> _Timed:
         first = await self._runs(batch_class, model, inputs, WINDOW_NS, 1)  # warms up, and tells how long a run takes
         expected_ns = first[0].duration_ns
         wanted = max(MIN_RUNS, min(MAX_RUNS, BUDGET_NS // max(1, expected_ns)))
         runs: list[Ran] = []
         while len(runs) < wanted:
-            window_ns = min(WINDOW_LIMIT_NS, max(min(WINDOW_NS, self.patience_ns()), expected_ns * 3 // 2))
-            runs += await self._runs(batch_class, model, inputs, window_ns, wanted - len(runs))
+            runs += await self._runs(batch_class, model, inputs, self._window_ns(expected_ns), wanted - len(runs))
         solo = [ran for ran in runs if not any(s.co_runners for s in ran.slices)] or runs
         durations = sorted(ran.duration_ns for ran in solo)
         work_ns = int(statistics.median(durations))
         spread = (durations[int(0.95 * (len(durations) - 1))] - work_ns) / max(1, work_ns)
         io_bytes = sum(array.nbytes for array in inputs.values())
         typical = min(solo, key=lambda ran: abs(ran.duration_ns - work_ns))
-        demand = self._device.demand(model, batch_class, typical, io_bytes)
-        kept = _Kept(batch_class.batch_size, batch_class.shape_bucket, work_ns, len(durations), spread, demand)
-        return kept.announce(batch_class.model, batch_class.version)
+        return _Timed(batch_class, work_ns, len(durations), spread, typical, io_bytes)
+
+    def _window_ns(self, expected_ns: int) -> int:
+        """How long a window to ask for: as long as who serves can wait, and long enough for one run."""
+        return min(WINDOW_LIMIT_NS, max(min(WINDOW_NS, self.patience_ns()), expected_ns * 3 // 2))
+
+    def _profile(
+        self, timed: _Timed, model: Model, operators: list[Operator], kernels: nsight.KernelProfiles | None
+    ) -> _Kept:
+        known, ran = timed.batch_class, timed.typical
+        solo = Solo(known, ran.duration_ns, ran.cpu_ns, model.memory_bytes, timed.io_bytes, operators, kernels)
+        shares, basis = self._device.demand(model, solo)
+        return _Kept(known.batch_size, known.shape_bucket, timed.work_ns, timed.samples, timed.spread, shares, basis)
 
     async def _runs(
         self, batch_class: BatchClass, model: Model, inputs: Tensors, window_ns: int, count: int
@@ -148,6 +173,31 @@ class Profiler:
             return runs
         finally:
             give_back()
+
+    async def _count(
+        self, config: inference_pb2.ModelConfig, model: Model, version: str, work_ns: dict[BatchClass, int]
+    ) -> dict[BatchClass, list[Operator]]:
+        """What the operators of each class do, from the last of two runs; empty where it cannot be told."""
+        if not work_ns:
+            return {}
+        counted: CountedModel | None = None
+        try:
+            if (counted := await asyncio.to_thread(model.counted)) is None:
+                return {}
+            last: dict[BatchClass, int] = {}  # which of all runs is the last one of a class
+            total = 0
+            for known, inputs in classes(config, version):
+                for _ in range(2):
+                    total += len(await self._runs(known, counted, inputs, self._window_ns(2 * work_ns[known]), 1))
+                last[known] = total - 1
+            runs = await asyncio.to_thread(counted.operators)
+            return {known: runs[index] for known, index in last.items()}
+        except Exception as error:  # whatever a library raises: the model serves without it
+            _log.warning("work cannot be counted, estimating from outside", model=config.name, error=str(error))
+            return {}
+        finally:
+            if counted:
+                counted.close()
 
     async def _time_operators(self, config: inference_pb2.ModelConfig, model: Model, version: str) -> None:
         """Takes the timings inside one solo run of the largest class, and hands them to `on_kernels`."""
@@ -183,8 +233,8 @@ class Profiler:
         name = f".cotenant-profile-{key}.json"
         return folder / name, self._cache / name
 
-    def _keep(self, folder: Path, key: str, profiles: list[pb.ClassProfiled]) -> None:
-        text = msgspec.json.format(msgspec.json.encode([_Kept.of(profile) for profile in profiles]))
+    def _keep(self, folder: Path, key: str, profiles: list[_Kept]) -> None:
+        text = msgspec.json.format(msgspec.json.encode(profiles))
         for path in self._files(folder, key):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,19 +3,25 @@
 Split conformal prediction takes the ceil((n + 1) * level)-th smallest of n past ratios: whatever their distribution,
 the next one exceeds it with probability at most 1 - level, as long as nothing changes. Things do change, so the level
 itself is adapted (Gibbs and Candes, 2021, adaptive conformal inference): after a miss it rises, after a hit it falls a
-little, such that misses happen at the rate asked for in the long run. Batches that started alone and batches that
-started beside others are kept apart. With too few ratios of its own a class borrows those of all classes of its
-device, and with too few of those the bound is wide.
+little, such that misses happen at the rate asked for in the long run. That takes tens of batches; a burst of misses
+lifts the bound at once to the worst of them, until the burst is over.
+
+Batches are kept apart by how many others ran when they started. With too few ratios of its own a class borrows those
+of all classes of its device, and with too few of those the bound is wide.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import deque
 
 from cotenant.runtime.estimates import QuantileFactor
 
 WINDOW = 400  # ratios kept per class and kind
 ADAPTATION = 0.01  # how fast the level follows coverage
-WIDE_ALONE, WIDE_BESIDE = 1.3, 1.8  # before anything is known
+# A burst: so many of the last few beyond the 95th percentile, which chance alone does once in 2,700 times.
+BURST, BURST_OF, BURST_LEVEL = 4, 8, 0.95
+# By number of others at launch, the last for more: bounds before anything is known.
+WIDE = (1.3, 1.8, 2.2, 2.6)
+MIN_RATIO, MAX_RATIO = 1e-3, 1e3
 
 
 class Ratios:
@@ -25,19 +31,23 @@ class Ratios:
         self._arrived: deque[float] = deque()
         self._sorted: list[float] = []
         self._adapted: dict[float, float] = {}  # level asked -> share of misses aimed at
+        self._surprises: deque[bool] = deque(maxlen=BURST_OF)
 
     def __len__(self) -> int:
         return len(self._sorted)
 
     def learn(self, ratio: float) -> None:
         """One more ratio."""
+        ratio = min(MAX_RATIO, max(MIN_RATIO, ratio))
+        if self.enough(BURST_LEVEL):
+            self._surprises.append(ratio > self._at(1.0 - BURST_LEVEL))
         for level, aim in self._adapted.items():
-            missed = 1.0 if ratio > self.quantile(level) else 0.0
+            missed = 1.0 if ratio > self._at(aim) else 0.0
             self._adapted[level] = min(0.5, max(1e-4, aim + ADAPTATION * ((1.0 - level) - missed)))
         self._arrived.append(ratio)
         insort(self._sorted, ratio)
         if len(self._arrived) > WINDOW:
-            self._sorted.remove(self._arrived.popleft())
+            del self._sorted[bisect_left(self._sorted, self._arrived.popleft())]
 
     def enough(self, level: float) -> bool:
         """Whether there are so many that the quantile is not beyond the largest."""
@@ -45,8 +55,13 @@ class Ratios:
 
     def quantile(self, level: float) -> float:
         """The factor that covers `level` of what is to come; beyond the largest seen, a little more than that."""
-        aim = self._adapted.setdefault(level, 1.0 - level)
-        rank = -int(-(len(self._sorted) + 1) * (1.0 - aim) // 1)  # ceil
+        found = self._at(self._adapted.setdefault(level, 1.0 - level))
+        if self._surprises.count(True) >= BURST:
+            found = max(found, *list(self._arrived)[-BURST_OF:])
+        return found
+
+    def _at(self, misses: float) -> float:
+        rank = -int(-(len(self._sorted) + 1) * (1.0 - misses) // 1)  # ceil
         if rank <= len(self._sorted):
             return self._sorted[rank - 1]
         return self._sorted[-1] * 1.05
@@ -62,36 +77,52 @@ class Ratios:
 
 
 class Bounds:
-    """Ratios of one class, or of all of a device: started alone, and started beside others."""
+    """Ratios of one class, or of all of a device, by how many others ran at launch."""
 
     def __init__(self) -> None:
-        self.kinds = (Ratios(), Ratios())
+        self.kinds = tuple(Ratios() for _ in WIDE)
+        self.beside = Ratios()  # all that did not start alone
 
     def learn(self, ratio: float, co_runner_count: int) -> None:
         """One more ratio of actual to forecast."""
-        self.kinds[min(1, co_runner_count)].learn(ratio)
+        self.kinds[min(len(WIDE) - 1, co_runner_count)].learn(ratio)
+        if co_runner_count:
+            self.beside.learn(ratio)
 
     def factors(self, levels: tuple[float, ...], pooled: "Bounds") -> tuple[QuantileFactor, ...]:
-        """Factors for all levels and both kinds, at least 1."""
+        """Factors for all levels and kinds, at least 1."""
         found: list[QuantileFactor] = []
-        for kind, wide in enumerate((WIDE_ALONE, WIDE_BESIDE)):
-            own, all_classes = self.kinds[kind], pooled.kinds[kind]
+        for kind in range(len(WIDE)):
             factor = 1.0  # what covers more is never less
             for level in sorted(levels):
-                if own.enough(level):
-                    factor = max(factor, own.quantile(level))
-                else:  # others' errors, or a wide guess, but never less than the worst of one's own
-                    borrowed = all_classes.quantile(level) if all_classes.enough(level) else wide
-                    factor = max(factor, borrowed, own.largest)
+                factor = max(factor, self._factor(level, kind, pooled))
                 found.append(QuantileFactor(level, round(factor, 4), kind))
         return tuple(found)
 
+    def _factor(self, level: float, kind: int, pooled: "Bounds") -> float:
+        """From its own errors of that kind; else of any kind beside others; else others' errors; else a wide guess."""
+        own = self.kinds[kind]
+        if own.enough(level):
+            return own.quantile(level)
+        if kind and self.beside.enough(level):
+            return max(self.beside.quantile(level) * pooled.lift(level, kind), own.largest)
+        for borrowed in (pooled.kinds[kind], pooled.beside if kind else pooled.kinds[kind]):
+            if borrowed.enough(level):
+                return max(borrowed.quantile(level), own.largest)
+        return max(WIDE[kind], own.largest)
+
+    def lift(self, level: float, kind: int) -> float:
+        """By how much the bound of a kind is above that of all who did not start alone; at least 1."""
+        if not (self.kinds[kind].enough(level) and self.beside.enough(level)):
+            return 1.0
+        return max(1.0, self.kinds[kind].quantile(level) / self.beside.quantile(level))
+
     def dump(self) -> list[list[float]]:
-        """The ratios kept, by kind, oldest first."""
-        return [kind.recent() for kind in self.kinds]
+        """The ratios kept, by kind and then those of `beside`, oldest first."""
+        return [ratios.recent() for ratios in (*self.kinds, self.beside)]
 
     def restore(self, kept: list[list[float]]) -> None:
         """Learns what was kept."""
-        for kind, ratios in zip(self.kinds, kept, strict=True):
+        for own, ratios in zip((*self.kinds, self.beside), kept, strict=True):
             for ratio in ratios:
-                kind.learn(ratio)
+                own.learn(ratio)

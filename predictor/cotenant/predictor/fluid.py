@@ -1,54 +1,76 @@
 """Our learner: slowdowns of a fluid model, learned online from whole batches that met changing neighbours.
 
-Theory. A batch that needs `work` of solo time and progresses at rate 1 - w·phi(t) while others run beside it ends
-when the integral of its rate reaches its work. So over its whole life, however often its neighbours changed,
+Theory. While others run beside it, a batch progresses at the rate 1 / (1 + w·phi) of its solo speed: resources that
+are shared in proportion to what is asked of them delay everybody in proportion to the excess, and what waits for the
+kernels of others waits for all of them, so it is delays that add up, not losses of speed. A batch that needs `work`
+ends when the integral of its rate reaches its work, however often its neighbours changed:
 
-    1 - work / elapsed  =  w · mean(phi)            mean over its slices, weighted by their durations
+    work · pace  =  sum over its slices of duration / (1 + w·phi(slice))
 
-which is linear in w: one equation per finished batch, exact for batches that met many neighbours. Both sides are
-divided by *elapsed*, not by work: noise in the elapsed time then scales neither the features nor the target's
-reference, and a batch that never met anyone teaches nothing about w (its mean phi is zero), only about its work.
+One equation per finished batch, exact for batches that met many neighbours. It is learned in logarithms,
 
-There are two levels: weights shared by all classes of the device, whose prior says that batches share each resource in
-proportion; and a deviation per class, whose prior is zero.
+    log(elapsed / work)  =  log pace + kappa - log(sum over slices of share / (1 + w·phi))
+
+with share = duration / elapsed, because execution times are off by factors, early or late alike: the noise then stands
+on one side alone, whereas an equation divided by work or by elapsed has it on both, and bends what is learned. An
+extended Kalman filter takes each equation, its beliefs kept in blocks that share one innovation (what correlates across
+blocks is dropped):
+
+- `shared`: weights of all classes of the device; their prior says that batches share each resource in proportion.
+- a *deviation* of each class from those weights, and `kappa`, by how much its solo time differs from what is believed.
+- *pairs*: what a certain neighbour costs a class beyond its demand, shrunk to zero.
+- `pace`: what slows all classes of the device alike: a lower clock, a process nobody told us of.
+
+A class that was never measured starts from its siblings of other batch sizes, a model that was never seen from the
+shared weights and its resource profile. When a drift detector says that a class's errors have changed, its beliefs are
+opened to new evidence again.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
-from cotenant.predictor.gaussian import Vector, Weights
+from cotenant.predictor.drift import Drift
+from cotenant.predictor.gaussian import Belief, Vector
 from cotenant.predictor.learner import BASIS_OBSERVED, BASIS_PRIOR, BASIS_PROFILE
-from cotenant.predictor.observations import Observation, Profile, Slice
+from cotenant.predictor.observations import Observation, Profile
+from cotenant.predictor.pace import Pace
 from cotenant.predictor.rates import RateLearner
-from cotenant.runtime.estimates import MIN_RATE, BatchClass, ClassEstimate, features
+from cotenant.predictor.siblings import between
+from cotenant.runtime.estimates import MAX_SLOWDOWN, BatchClass, ClassEstimate, PairCorrection, feature_count, features
 
-# Standard deviation of a batch's mean loss around the model's: noise of execution times of some percent.
-NOISE = 0.05
-# How much the shared weights and the classes' deviations may differ from their priors, as standard deviations.
-SHARED_SPREAD, CLASS_SPREAD = 0.5, 0.25
-# a²: a weight not excited for 1/(1 - a²) batches has returned to its prior.
-SHARED_MEMORY, CLASS_MEMORY = 0.9995, 0.998
-# Solo times are followed with this weight per batch that ran alone, each step bounded.
-WORK_STEP, WORK_STEP_LIMIT = 0.05, 0.25
-LOSS_LIMIT = 1.0 - MIN_RATE
-RETELL = 0.02  # once a shared weight has moved so far, all classes are told again
+# Standard deviations of what may be believed before anything is seen: weights, and logarithms of times.
+SHARED_SPREAD, CLASS_SPREAD, PAIR_SPREAD = 0.6, 0.4, 0.1
+WORK_SPREAD, CHANGED_SPREAD, UNMEASURED_SPREAD = 0.03, 0.2, 0.4
+# a²: a belief not excited for 1/(1 - a²) batches has returned to its prior.
+SHARED_MEMORY, CLASS_MEMORY = 0.9999, 0.9998
+# Noise of log(elapsed), as a variance: where it starts, its floor, and how fast it follows what is seen.
+NOISE, NOISE_FLOOR, NOISE_STEP = 0.05**2, 0.004**2, 0.02
+OUTLIER = 3.0  # standard deviations beyond which an error counts no more than this
+MAX_PAIRS = 32  # per class; the pair not met for longest goes first
+MAX_MET = 65536  # co-locations whose features are kept
+RETELL_WEIGHT, RETELL_TIME = 0.02, 0.01  # all classes are told again when what they share has moved so far
 
 
 def shared_prior(resources: int) -> Vector:
-    """Nothing for the mere presence of others, a little for their pressure, and proportional sharing at saturation."""
-    return np.array([0.02, *([0.05] * resources), *([0.6] * resources)])
+    """A little for the mere presence of others and for their pressure, and proportional sharing of what is short."""
+    parts = ((0.01, 1), (0.02, resources), (0.5, resources), (0.05, resources), (0.5, resources))
+    return np.concatenate([np.full(count, value) for value, count in parts])
 
 
 @dataclass(slots=True)
 class ClassState:
     """What is known of one class."""
 
-    work_ns: float
+    work_ns: float  # without the device's pace; 0 if unknown
     demand: tuple[float, ...]
-    deviation: Weights
+    belief: Belief  # deviation of the weights, and kappa at the end, which is folded into `work_ns` at once
+    pairs: dict[BatchClass, tuple[float, float]] = field(default_factory=dict)  # mean and variance, last met last
+    noise: list[float] = field(default_factory=lambda: [NOISE, NOISE])  # alone, beside others
+    drift: Drift = field(default_factory=Drift)
     samples: int = 0  # batches that met others
     solo_samples: int = 0
     profiled: bool = False
@@ -57,6 +79,7 @@ class ClassState:
 class _KeptDevice(msgspec.Struct):
     mean: list[float]
     covariance: list[list[float]]
+    pace: list[list[float]]
 
 
 class _KeptClass(msgspec.Struct):
@@ -64,6 +87,8 @@ class _KeptClass(msgspec.Struct):
     demand: tuple[float, ...]
     mean: list[float]
     covariance: list[list[float]]
+    pairs: list[tuple[BatchClass, float, float]]
+    noise: list[float]
     samples: int
     solo_samples: int
     profiled: bool
@@ -74,10 +99,14 @@ class Fluid(RateLearner):
 
     def __init__(self, resources: int) -> None:
         self._resources = resources
-        self.shared = Weights(shared_prior(resources), SHARED_SPREAD, SHARED_MEMORY, NOISE)
+        self._count = feature_count(resources)
+        self.shared = Belief(shared_prior(resources), np.full(self._count, SHARED_SPREAD), SHARED_MEMORY)
+        self.pace = Pace()
         self.states: dict[BatchClass, ClassState] = {}
+        self._models: dict[tuple[str, str, str], dict[int, ClassState]] = {}  # by model, version, bucket: batch sizes
+        self._met: dict[tuple[BatchClass, tuple[BatchClass, ...]], Vector] = {}  # phi; void once a demand changes
         self._dirty: dict[BatchClass, None] = {}
-        self._told = self.shared.mean.copy()
+        self._told = (self.shared.mean.copy(), 0.0)
 
     @property
     def classes(self) -> Collection[BatchClass]:
@@ -89,86 +118,152 @@ class Fluid(RateLearner):
     def learn_profile(self, profile: Profile) -> None:
         """See `Learner.learn_profile`."""
         state = self._state(profile.batch_class)
-        state.work_ns, state.profiled = float(profile.work_ns), True
+        # A measurement now is made at the pace of now.
+        state.work_ns, state.profiled = profile.work_ns / math.exp(self.pace.log), True
+        state.belief.measured(-1, WORK_SPREAD)
         state.demand = (*profile.demand, *([0.0] * self._resources))[: self._resources]
+        self._met.clear()
         self._dirty[profile.batch_class] = None
 
     def learn_batch(self, seen: Observation) -> None:
         """See `Learner.learn_batch`."""
         state = self._state(seen.batch_class)
-        alone_ns = sum(part.duration_ns for part in seen.slices if not part.co_runners)
-        if alone_ns >= 0.99 * seen.duration_ns:
-            self._learn_work(state, seen.duration_ns)
-        else:
-            self._learn_loss(state, seen)
-        self._dirty[seen.batch_class] = None
+        rate, slope, pulls = self._integrate(state, seen)
+        beside = bool(pulls)
+        if state.work_ns <= 0.0:  # never measured: what its neighbours should have cost tells
+            state.work_ns = seen.duration_ns * rate / math.exp(self.pace.log)
+        error = math.log(seen.duration_ns * rate / state.work_ns) - self.pace.log
 
-    def _learn_work(self, state: ClassState, duration_ns: int) -> None:
-        if state.work_ns <= 0.0:
-            state.work_ns = float(duration_ns)
-        # The median is what forecasts are about: a step of fixed size up or down follows it, outliers or not.
-        step = max(-WORK_STEP_LIMIT, min(WORK_STEP_LIMIT, duration_ns / state.work_ns - 1.0))
-        state.work_ns *= 1.0 + WORK_STEP * step * 2.0
-        state.solo_samples += 1
+        own_slope = np.append(slope, 1.0)
+        self.shared.pass_time()
+        state.belief.pass_time()
+        shared_gain, own_gain = self.shared.covariance @ slope, state.belief.covariance @ own_slope
+        pairs = [(other, pull, *state.pairs.pop(other, (0.0, PAIR_SPREAD**2))) for other, pull in pulls.items()]
+        spread = state.noise[beside] + float(slope @ shared_gain) + float(own_slope @ own_gain)
+        spread += sum(pull * pull * variance for _, pull, _, variance in pairs) + self.pace.variance
+        limit = OUTLIER * math.sqrt(spread)
+        bounded = max(-limit, min(limit, error))
 
-    def _learn_loss(self, state: ClassState, seen: Observation) -> None:
-        x = self._mean_features(state, seen.slices) / seen.duration_ns
-        if state.work_ns <= 0.0:  # never measured alone: infer its work from what its neighbours should have cost
-            state.work_ns = seen.duration_ns * max(MIN_RATE, 1.0 - float(self.shared.mean @ x))
-        loss = max(-LOSS_LIMIT, min(LOSS_LIMIT, 1.0 - state.work_ns / seen.duration_ns))
-        self.shared.learn(x, loss - float(state.deviation.mean @ x))
-        state.deviation.learn(x, loss - float(self.shared.mean @ x))
-        state.samples += 1
+        self.shared.take(shared_gain, spread, bounded)
+        state.belief.take(own_gain, spread, bounded)
+        state.work_ns *= math.exp(float(state.belief.mean[-1]))
+        state.belief.mean[-1] = 0.0
+        for other, pull, mean, variance in pairs:
+            gain = variance * pull / spread
+            state.pairs[other] = (mean + gain * bounded, variance * (1.0 - gain * pull))
+        while len(state.pairs) > MAX_PAIRS:
+            del state.pairs[next(iter(state.pairs))]
+        self._follow(state, seen.batch_class, error, spread, beside=beside)
 
-    def _mean_features(self, state: ClassState, slices: Sequence[Slice]) -> Vector:
-        total = np.zeros(1 + 2 * self._resources)
-        for part in slices:
-            if part.co_runners:
-                total += part.duration_ns * np.array(self._features(state.demand, part.co_runners))
-        return total
+    def _integrate(self, state: ClassState, seen: Observation) -> tuple[float, Vector, dict[BatchClass, float]]:
+        """Mean rate over a batch's life, and by how much the log of 1 / rate grows with each weight and each pair."""
+        weights = self.shared.mean + state.belief.mean[:-1]
+        rate = 0.0
+        slope = np.zeros(self._count)
+        pulls: dict[BatchClass, float] = {}
+        for part in seen.slices:
+            share = part.duration_ns / seen.duration_ns
+            if not part.co_runners:
+                rate += share
+                continue
+            x = self._features(seen.batch_class, part.co_runners)
+            slowdown = self._slowdown(state, float(weights @ x), part.co_runners)
+            rate += share / slowdown
+            pull = share / (slowdown * slowdown)
+            slope += pull * x
+            for other in part.co_runners:
+                pulls[other] = pulls.get(other, 0.0) + pull
+        return rate, slope / rate, {other: pull / rate for other, pull in pulls.items()}
 
-    def _features(self, demand: tuple[float, ...], co_runners: Sequence[BatchClass]) -> list[float]:
-        pressure = [0.0] * self._resources
-        for other in co_runners:
-            known = self.states.get(other)
-            theirs = known.demand if known else (1.0,) * self._resources
-            for k in range(self._resources):
-                pressure[k] += theirs[k]
-        return features(demand, pressure, len(co_runners))
+    def _slowdown(self, state: ClassState, delay: float, co_runners: Sequence[BatchClass]) -> float:
+        if state.pairs:
+            delay += sum(state.pairs[other][0] for other in co_runners if other in state.pairs)
+        return min(MAX_SLOWDOWN, max(1.0, 1.0 + delay))
+
+    def _follow(self, state: ClassState, batch_class: BatchClass, error: float, spread: float, *, beside: bool) -> None:
+        """What an error says of the device's pace, of the class's noise, and of whether the class has changed."""
+        self.pace.learn(batch_class.model, error, spread - self.pace.variance)
+        noise = state.noise[beside]
+        state.noise[beside] += NOISE_STEP * (max(NOISE_FLOOR, min(error * error, 9.0 * noise)) - noise)
+        if state.drift.learn(error / math.sqrt(spread)):
+            state.belief.open(self._spreads(CHANGED_SPREAD))
+        state.samples += beside
+        state.solo_samples += not beside
+        self._dirty[batch_class] = None
+
+    def _features(self, batch_class: BatchClass, co_runners: tuple[BatchClass, ...]) -> Vector:
+        phi = self._met.get((batch_class, co_runners))
+        if phi is None:
+            if len(self._met) >= MAX_MET:
+                self._met.clear()
+            own = self.states.get(batch_class) or self._guess(batch_class)
+            theirs = [(self.states.get(other) or self._guess(other)).demand for other in co_runners]
+            pressure = [sum(demand[k] for demand in theirs) for k in range(self._resources)]
+            phi = np.array(features(own.demand, pressure, len(co_runners)))
+            self._met[batch_class, co_runners] = phi
+        return phi
 
     def _state(self, batch_class: BatchClass) -> ClassState:
         state = self.states.get(batch_class)
         if state is None:
-            state = self.states[batch_class] = ClassState(0.0, (0.5,) * self._resources, self._no_deviation())
+            state = self.states[batch_class] = self._guess(batch_class)
+            key = (batch_class.model, batch_class.version, batch_class.shape_bucket)
+            self._models.setdefault(key, {})[batch_class.batch_size] = state
+            self._met.clear()
         return state
 
-    def _no_deviation(self) -> Weights:
-        return Weights(np.zeros(1 + 2 * self._resources), CLASS_SPREAD, CLASS_MEMORY, NOISE)
+    def _guess(self, batch_class: BatchClass) -> ClassState:
+        """A class never heard of: between its siblings of other batch sizes, else what anything might be."""
+        siblings = self._models.get((batch_class.model, batch_class.version, batch_class.shape_bucket), {})
+        sized = {size: state for size, state in siblings.items() if state.work_ns > 0.0}
+        if not sized:
+            return ClassState(0.0, (0.5,) * self._resources, self._no_belief(UNMEASURED_SPREAD))
+        size = batch_class.batch_size
+        work_ns = between(size, {n: state.work_ns for n, state in sized.items()})
+        demands = ({n: state.demand[k] for n, state in sized.items()} for k in range(self._resources))
+        demand = tuple(min(1.0, max(0.0, between(size, known))) for known in demands)
+        belief = self._no_belief(2 * WORK_SPREAD)
+        nearest = min(sized, key=lambda n: abs(n - size))
+        belief.mean[:-1] = sized[nearest].belief.mean[:-1]
+        return ClassState(work_ns, demand, belief)
+
+    def _no_belief(self, work_spread: float) -> Belief:
+        return Belief(np.zeros(self._count + 1), self._spreads(work_spread), CLASS_MEMORY)
+
+    def _spreads(self, work_spread: float) -> Vector:
+        return np.append(np.full(self._count, CLASS_SPREAD), work_spread)
 
     def forget(self, batch_class: BatchClass) -> None:
         """See `Learner.forget`."""
         self.states.pop(batch_class, None)
+        self._met.clear()
         self._dirty.pop(batch_class, None)
+        key = (batch_class.model, batch_class.version, batch_class.shape_bucket)
+        siblings = self._models.get(key, {})
+        siblings.pop(batch_class.batch_size, None)
+        if not siblings:
+            self._models.pop(key, None)
 
     # ---- telling
 
     def work_ns(self, batch_class: BatchClass) -> float:
         """See `Learner.work_ns`."""
-        state = self.states.get(batch_class)
-        return state.work_ns if state else 0.0
+        state = self.states.get(batch_class) or self._guess(batch_class)
+        return state.work_ns * math.exp(self.pace.log)
 
     def rate(self, batch_class: BatchClass, co_runners: Sequence[BatchClass]) -> float:
-        """See `RateLearner.rate`."""
-        state = self.states.get(batch_class)
-        if state is None:
-            return 1.0
-        loss = float((self.shared.mean + state.deviation.mean) @ self._features(state.demand, co_runners))
-        return min(1.0, max(MIN_RATE, 1.0 - loss))
+        """See `RateLearner.rate`: the contract's formula on what is believed."""
+        state = self.states.get(batch_class) or self._guess(batch_class)
+        weights = self.shared.mean + state.belief.mean[:-1]
+        delay = float(weights @ self._features(batch_class, tuple(co_runners)))
+        return 1.0 / self._slowdown(state, delay, co_runners)
 
     def changed(self) -> list[BatchClass]:
-        """See `Learner.changed`: all classes once the shared weights have moved."""
-        if float(np.abs(self.shared.mean - self._told).max()) > RETELL:
-            self._told = self.shared.mean.copy()
+        """See `Learner.changed`: all classes once what they share has moved."""
+        weights, log_pace = self._told
+        moved = float(np.abs(self.shared.mean - weights).max()) > RETELL_WEIGHT
+        if moved or abs(self.pace.log - log_pace) > RETELL_TIME:
+            self._told = (self.shared.mean.copy(), self.pace.log)
             changed = list(self.states)
         else:
             changed = list(self._dirty)
@@ -178,12 +273,13 @@ class Fluid(RateLearner):
     def estimate(self, batch_class: BatchClass) -> ClassEstimate:
         """See `Learner.estimate`."""
         state = self.states[batch_class]
-        sensitivity = self.shared.mean + state.deviation.mean
+        sensitivity = self.shared.mean + state.belief.mean[:-1]
         return ClassEstimate(
             batch_class,
-            round(state.work_ns),
+            round(self.work_ns(batch_class)),
             tuple(round(float(d), 4) for d in state.demand),
             tuple(round(float(w), 5) for w in sensitivity),
+            tuple(PairCorrection(other, round(mean, 5)) for other, (mean, _) in state.pairs.items()),
             sample_count=state.samples + state.solo_samples,
             basis=BASIS_OBSERVED if state.samples else BASIS_PROFILE if state.profiled else BASIS_PRIOR,
         )
@@ -192,7 +288,8 @@ class Fluid(RateLearner):
 
     def dump(self) -> bytes:
         """See `Learner.dump`."""
-        return msgspec.msgpack.encode(_KeptDevice(self.shared.mean.tolist(), self.shared.covariance.tolist()))
+        kept = _KeptDevice(self.shared.mean.tolist(), self.shared.covariance.tolist(), self.pace.dump())
+        return msgspec.msgpack.encode(kept)
 
     def dump_class(self, batch_class: BatchClass) -> bytes:
         """See `Learner.dump_class`."""
@@ -200,8 +297,10 @@ class Fluid(RateLearner):
         kept = _KeptClass(
             state.work_ns,
             state.demand,
-            state.deviation.mean.tolist(),
-            state.deviation.covariance.tolist(),
+            state.belief.mean.tolist(),
+            state.belief.covariance.tolist(),
+            [(other, mean, variance) for other, (mean, variance) in state.pairs.items()],
+            state.noise,
             state.samples,
             state.solo_samples,
             state.profiled,
@@ -212,11 +311,12 @@ class Fluid(RateLearner):
         """See `Learner.restore`."""
         shared = msgspec.msgpack.decode(device, type=_KeptDevice)
         self.shared.restore(shared.mean, shared.covariance)
+        self.pace.restore(shared.pace)
         for batch_class, blob in classes.items():
             kept = msgspec.msgpack.decode(blob, type=_KeptClass)
-            deviation = self._no_deviation()
-            deviation.restore(kept.mean, kept.covariance)
-            self.states[batch_class] = ClassState(
-                kept.work_ns, kept.demand, deviation, kept.samples, kept.solo_samples, kept.profiled
-            )
-        self._told = self.shared.mean.copy()
+            state = self._state(batch_class)
+            state.work_ns, state.demand, state.noise = kept.work_ns, kept.demand, kept.noise
+            state.belief.restore(kept.mean, kept.covariance)
+            state.pairs = {other: (mean, variance) for other, mean, variance in kept.pairs}
+            state.samples, state.solo_samples, state.profiled = kept.samples, kept.solo_samples, kept.profiled
+        self._told = (self.shared.mean.copy(), self.pace.log)

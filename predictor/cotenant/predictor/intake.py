@@ -1,4 +1,7 @@
-"""Checks what executors send before anything is learned from it. What makes no sense is counted and dropped."""
+"""Checks what executors send before anything is learned from it. What makes no sense is counted and dropped.
+
+Only plain arithmetic on what is inside one event; whether an event was seen before is `knowledge`'s business.
+"""
 
 import math
 from collections import Counter
@@ -8,61 +11,106 @@ from cotenant.runtime.estimates import BatchClass
 from cotenant.v1 import executor_pb2, types_pb2
 
 LONGEST_NS = 3_600_000_000_000  # an hour: no batch takes longer
-MAX_TEXT = 512
+MAX_TEXT = 512  # characters of a class's names together
+MAX_SLICES = 10_000  # of one batch
+MAX_CO_RUNNERS = 256  # of one slice; devices run a handful of batches at once
+MAX_MET = 65_536  # co-runners of all slices of one batch together
+MAX_DEMAND = 2.0  # of one resource; counters round, but nobody uses twice what there is
+MAX_RATIO = 1000.0  # a forecast so far off was none
+SLICES_TOLERANCE, SLICES_TOLERANCE_NS = 0.01, 10_000
+CLOCK_TOLERANCE_NS = 1_000_000
 
 
 class Intake:
-    """Turns events into observations, or into a count of why not."""
+    """Turns events into observations, or into a count of why not, with the last example of each reason."""
 
     def __init__(self) -> None:
         self.rejected: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+
+    def reject(self, reason: str, example: object) -> None:
+        """Counts something that was not learned. Reasons are a fixed few words, never what a peer sent."""
+        self.rejected[reason] += 1
+        self.examples[reason] = str(example)[:200]
 
     def batch_class(self, message: types_pb2.BatchClass) -> BatchClass | None:
         """A class, or None if it cannot be one."""
         if not message.model or not 1 <= message.batch_size <= 1_000_000:
-            self.rejected["class"] += 1
+            self.reject("class", f"'{message.model[:100]}' x{message.batch_size}")
             return None
         if len(message.model) + len(message.version) + len(message.shape_bucket) > MAX_TEXT:
-            self.rejected["class"] += 1
+            self.reject("class", f"names of more than {MAX_TEXT} characters: '{message.model[:100]}'")
             return None
         return BatchClass(message.model, message.version, message.batch_size, message.shape_bucket)
 
-    def profile(self, message: executor_pb2.ClassProfiled) -> Profile | None:
-        """A solo measurement: class, work in ns, demand in [0, 1]."""
+    def profile(self, message: executor_pb2.ClassProfiled, resources: int | None = None) -> Profile | None:
+        """A solo measurement: class, work in ns, demand in [0, 1] of each of the device's `resources`, or of none."""
         known = self.batch_class(message.batch_class)
         if known is None:
             return None
         if not 0 < message.work_ns <= LONGEST_NS:
-            self.rejected["work"] += 1
+            self.reject("work", f"{known}: {message.work_ns} ns")
             return None
-        if any(not math.isfinite(d) or d < 0.0 for d in message.demand):
-            self.rejected["demand"] += 1
+        if resources is not None and len(message.demand) not in (0, resources):
+            self.reject("resources", f"{known}: demand of {len(message.demand)}, the device has {resources}")
+            return None
+        if any(not (math.isfinite(d) and 0.0 <= d <= MAX_DEMAND) for d in message.demand):
+            self.reject("demand", f"{known}: {list(message.demand)}")
             return None
         return Profile(known, message.work_ns, tuple(min(1.0, d) for d in message.demand), message.samples)
 
-    def finished(self, message: executor_pb2.BatchFinished) -> Observation | None:
-        """A batch that ran well, with consistent slices."""
+    def finished(self, message: executor_pb2.BatchFinished, at_ns: int = 0) -> Observation | None:
+        """A batch that ran well, with consistent slices; `at_ns` is when it was told to have ended, 0 if unknown."""
         known = self.batch_class(message.batch_class)
         if known is None or message.failed:
             return None
         if not 0 < message.duration_ns <= LONGEST_NS:
-            self.rejected["duration"] += 1
+            self.reject("duration", f"{known}: {message.duration_ns} ns")
+            return None
+        lasted = at_ns - message.started_ns
+        if at_ns > 0 and message.started_ns > 0 and message.duration_ns > lasted + CLOCK_TOLERANCE_NS:
+            self.reject("clock", f"{known}: {message.duration_ns} ns between two instants {lasted} ns apart")
+            return None
+        slices = self._slices(known, message)
+        if slices is None:
+            return None
+        expected = message.forecast
+        return Observation(
+            known,
+            message.duration_ns,
+            slices,
+            self._forecast_ns(known, message),
+            expected.work_ns if expected.work_ns <= LONGEST_NS else 0,
+            min(expected.co_runner_count, MAX_CO_RUNNERS),
+        )
+
+    def _slices(self, known: BatchClass, message: executor_pb2.BatchFinished) -> tuple[Slice, ...] | None:
+        met = [len(part.co_runners) for part in message.slices]
+        if len(met) > MAX_SLICES or max(met, default=0) > MAX_CO_RUNNERS or sum(met) > MAX_MET:
+            self.reject("slices", f"{known}: {len(met)} slices, up to {max(met)} co-runners in one, {sum(met)} in all")
+            return None
+        told_ns = sum(part.duration_ns for part in message.slices)
+        tolerance_ns = max(SLICES_TOLERANCE_NS, SLICES_TOLERANCE * message.duration_ns)
+        if abs(told_ns - message.duration_ns) > tolerance_ns or not told_ns:
+            self.reject("slices", f"{known}: slices of {told_ns} ns for a batch of {message.duration_ns} ns")
             return None
         slices: list[Slice] = []
         for part in message.slices:
-            others = [self.batch_class(c) for c in part.co_runners]
-            if None in others:
-                return None
-            slices.append(Slice(part.duration_ns, tuple(c for c in others if c is not None)))
-        told = sum(part.duration_ns for part in slices)
-        if abs(told - message.duration_ns) > max(1_000_000, 0.01 * message.duration_ns):
-            self.rejected["slices"] += 1
-            return None
-        expected = message.forecast
-        if expected.duration_ns > LONGEST_NS:
-            self.rejected["forecast"] += 1
-            return None
-        forecast_ns = expected.duration_ns if expected.work_ns and not message.timed else 0
-        return Observation(
-            known, message.duration_ns, tuple(slices), forecast_ns, expected.work_ns, expected.co_runner_count
-        )
+            others: list[BatchClass] = []
+            for told in part.co_runners:
+                if (other := self.batch_class(told)) is None:
+                    return None
+                others.append(other)
+            if part.duration_ns:
+                slices.append(Slice(part.duration_ns, tuple(sorted(others))))
+        return tuple(slices)
+
+    def _forecast_ns(self, known: BatchClass, message: executor_pb2.BatchFinished) -> int:
+        """What the batch was launched on; 0 if nothing that can be judged: the batch teaches its times all the same."""
+        forecast_ns = message.forecast.duration_ns
+        if not forecast_ns or not message.forecast.work_ns or message.timed:
+            return 0
+        if not 1.0 / MAX_RATIO <= message.duration_ns / forecast_ns <= MAX_RATIO:
+            self.reject("forecast", f"{known}: {forecast_ns} ns forecast, {message.duration_ns} ns measured")
+            return 0
+        return forecast_ns

@@ -2,81 +2,200 @@
 
 An event is acknowledged only after the transaction that holds what it taught. A kill -9 at any instant therefore
 loses nothing that an executor would not send again, and the database is never half-written (write-ahead log).
+
+Each learner's state is kept under its own name, so one that is tried for a while does not destroy another's. Solo
+times stand beside the learners' own bytes: a learner that finds no state of its own, or bytes that it cannot read,
+starts from them.
 """
 
+import contextlib
+import fcntl
+import json
+import os
 import sqlite3
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
-from cotenant.predictor.device_model import DeviceModel
+from cotenant.predictor.kept import Changes, KeptClass, KeptDevice
 from cotenant.runtime.estimates import BatchClass
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS devices (device_id TEXT PRIMARY KEY, state BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS classes (
-  device_id TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, batch_size INTEGER NOT NULL,
-  shape_bucket TEXT NOT NULL, state BLOB NOT NULL,
-  PRIMARY KEY (device_id, model, version, batch_size, shape_bucket)
+CREATE TABLE IF NOT EXISTS devices (
+  learner TEXT NOT NULL, device_id TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, resources TEXT NOT NULL,
+  batches INTEGER NOT NULL, state BLOB NOT NULL, PRIMARY KEY (learner, device_id)
 );
-CREATE TABLE IF NOT EXISTS seen (
-  device_id TEXT NOT NULL, incarnation INTEGER NOT NULL, sequence INTEGER NOT NULL,
+CREATE TABLE IF NOT EXISTS classes (
+  learner TEXT NOT NULL, device_id TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL,
+  batch_size INTEGER NOT NULL, shape_bucket TEXT NOT NULL, work_ns INTEGER NOT NULL, demand TEXT NOT NULL,
+  samples INTEGER NOT NULL, inherited INTEGER NOT NULL, used INTEGER NOT NULL, state BLOB NOT NULL,
+  PRIMARY KEY (learner, device_id, model, version, batch_size, shape_bucket)
+);
+CREATE TABLE IF NOT EXISTS sources (
+  device_id TEXT NOT NULL, incarnation TEXT NOT NULL, sequence INTEGER NOT NULL, used INTEGER NOT NULL,
   PRIMARY KEY (device_id, incarnation)
 );
 """
 
 
-class Changes(msgspec.Struct):
-    """Encoded state to be written in one transaction; made on the loop's thread, written on another."""
-
-    devices: list[tuple[str, bytes]] = []
-    classes: list[tuple[str, str, str, int, str, bytes]] = []
-    seen: list[tuple[str, int, int]] = []
-
-
 class Store:
-    """A database file, or memory if `path` is None."""
+    """A database file that no other predictor uses, or nothing at all if `path` is None."""
 
-    def __init__(self, path: Path | None) -> None:
-        """Opens or creates it. Raises ValueError if it is of a newer version, sqlite3.DatabaseError if it is none."""
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(_SCHEMA)
-        row = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-        if row and int(row[0]) > SCHEMA_VERSION:
-            raise ValueError(f"{path}: state of version {row[0]} is newer than this program's ({SCHEMA_VERSION})")
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+    def __init__(self, path: Path | None, *, alone: bool = True) -> None:
+        """Opens or creates it.
+
+        Raises ValueError if it is of another version or, with `alone`, another process uses it; sqlite3.DatabaseError
+        if it is no database.
+        """
+        self.path = path
+        self._db: sqlite3.Connection | None = None
+        self._lock = threading.Lock()
+        self._used = 0
+        self._guard = contextlib.ExitStack()
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if alone:
+            self._guard.enter_context(_locked(path))
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._guard.callback(self._db.close)
+        try:
+            self._open(self._db)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.execute("PRAGMA busy_timeout=5000")
+        db.executescript(
+            _SCHEMA.partition("\n")[0]
+            if not _SCHEMA
+            else "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
+        )
+        row = db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+        if row and int(row[0]) != SCHEMA_VERSION:
+            age = "newer" if int(row[0]) > SCHEMA_VERSION else "older"
+            raise ValueError(
+                f"{self.path}: state of version {row[0]} is {age} than what this program reads ({SCHEMA_VERSION}); "
+                f"use another file"
+            )
+        db.executescript(_SCHEMA)
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+        self._used = db.execute("SELECT coalesce(max(used), 0) FROM classes").fetchone()[0]
 
     def write(self, changes: Changes) -> None:
         """Writes everything or nothing. Raises sqlite3.Error (a full disk, for one)."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            self._db.executemany("INSERT OR REPLACE INTO devices VALUES (?, ?)", changes.devices)
-            self._db.executemany("INSERT OR REPLACE INTO classes VALUES (?, ?, ?, ?, ?, ?)", changes.classes)
-            self._db.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", changes.seen)
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
+        if self._db is None:
+            return
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._write(self._db, changes)
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
 
-    def read(self) -> tuple[dict[str, DeviceModel], dict[tuple[str, int], int]]:
-        """Everything that was learned, and how far each source was followed."""
-        classes: dict[str, dict[BatchClass, bytes]] = {}
-        rows = self._db.execute("SELECT device_id, model, version, batch_size, shape_bucket, state FROM classes")
-        for device_id, name, version, size, bucket, blob in rows:
-            classes.setdefault(device_id, {})[BatchClass(name, version, size, bucket)] = blob
-        devices = {
-            device_id: DeviceModel.restored(device_id, blob, classes.get(device_id, {}))
-            for device_id, blob in self._db.execute("SELECT device_id, state FROM devices")
-        }
-        seen = {(d, i): s for d, i, s in self._db.execute("SELECT device_id, incarnation, sequence FROM seen")}
-        return devices, seen
+    def _write(self, db: sqlite3.Connection, changes: Changes) -> None:
+        learner = changes.learner
+        self._used += 1  # the order within one write is lost, which forgets just as well
+        db.executemany(
+            "DELETE FROM devices WHERE learner = ? AND device_id = ?", [(learner, d) for d in changes.gone_devices]
+        )
+        db.executemany(
+            "DELETE FROM classes WHERE learner = ? AND device_id = ? "
+            "AND model = ? AND version = ? AND batch_size = ? AND shape_bucket = ?",
+            [(learner, d, c.model, c.version, c.batch_size, c.shape_bucket) for d, c in changes.gone_classes],
+        )
+        db.executemany(
+            "DELETE FROM sources WHERE device_id = ? AND incarnation = ?",
+            [(d, str(incarnation)) for d, incarnation in changes.gone_sources],
+        )
+        db.executemany(
+            "INSERT OR REPLACE INTO devices VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (learner, d.device_id, d.kind, d.name, json.dumps(d.resources), d.batches, d.state)
+                for d in changes.devices
+            ],
+        )
+        db.executemany(
+            "INSERT OR REPLACE INTO classes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(learner, device_id, *_row(kept), self._used, kept.state) for device_id, kept in changes.classes],
+        )
+        db.executemany(
+            "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?)",
+            [(d, str(incarnation), sequence, self._used) for d, incarnation, sequence in changes.sources],
+        )
+
+    # ---- reading
+
+    def learners(self) -> list[str]:
+        """Whose state is in it, most learned first."""
+        if self._db is None:
+            return []
+        rows = self._db.execute("SELECT learner FROM devices GROUP BY learner ORDER BY sum(batches) DESC, learner")
+        return [row[0] for row in rows]
+
+    def devices(self, learner: str) -> list[KeptDevice]:
+        """The devices one learner knows."""
+        if self._db is None:
+            return []
+        rows = self._db.execute(
+            "SELECT device_id, kind, name, resources, batches, state FROM devices WHERE learner = ? ORDER BY device_id",
+            (learner,),
+        )
+        return [KeptDevice(d, kind, name, tuple(json.loads(r)), n, state) for d, kind, name, r, n, state in rows]
+
+    def classes(self, learner: str) -> list[tuple[str, KeptClass]]:
+        """(device, class) of all that one learner knows, least recently used first."""
+        if self._db is None:
+            return []
+        rows = self._db.execute(
+            "SELECT device_id, model, version, batch_size, shape_bucket, work_ns, demand, samples, inherited, state "
+            "FROM classes WHERE learner = ? ORDER BY used, device_id, model, version, batch_size, shape_bucket",
+            (learner,),
+        )
+        return [
+            (
+                d,
+                KeptClass(
+                    BatchClass(m, v, size, bucket), work, tuple(json.loads(demand)), samples, state, bool(inherited)
+                ),
+            )
+            for d, m, v, size, bucket, work, demand, samples, inherited, state in rows
+        ]
+
+    def sources(self) -> list[tuple[str, int, int]]:
+        """(device, incarnation, sequence): how far each source was followed, least recent first."""
+        if self._db is None:
+            return []
+        rows = self._db.execute("SELECT device_id, incarnation, sequence FROM sources ORDER BY used, incarnation")
+        return [(d, int(incarnation), sequence) for d, incarnation, sequence in rows]
 
     def close(self) -> None:
         """Closes the file."""
-        self._db.close()
+        with self._lock:
+            self._guard.close()
+
+
+def _row(kept: KeptClass) -> tuple[str, str, int, str, int, str, int, int]:
+    c = kept.batch_class
+    demand = json.dumps(kept.demand)
+    return c.model, c.version, c.batch_size, c.shape_bucket, kept.work_ns, demand, kept.samples, int(kept.inherited)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds `path`.lock; the system lets go of it when the process ends, however it ends."""
+    lock = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{path}: another process uses this state") from None
+        yield
+    finally:
+        os.close(lock)

@@ -5,12 +5,14 @@ decide and by the predictor to answer. It is pure, and uses only + - * / on floa
 get the same bits.
 """
 
+from bisect import insort
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 _MEMO_LIMIT = 65536  # bounds memory; reached only by absurd numbers of classes
-MIN_RATE = 0.02  # no batch is predicted to be slowed more than fiftyfold: rates must stay positive
+MAX_SLOWDOWN = 50.0  # no batch is predicted to be slowed more: rates must stay positive
+MIN_RATE = 1.0 / MAX_SLOWDOWN
 
 
 class BatchClass(msgspec.Struct, frozen=True, order=True, cache_hash=True):
@@ -35,10 +37,10 @@ class QuantileFactor(msgspec.Struct, frozen=True):
 
 
 class PairCorrection(msgspec.Struct, frozen=True):
-    """Added to the loss for each co-runner of this class."""
+    """Added to the delay for each co-runner of this class."""
 
     co_runner: BatchClass
-    loss: float
+    delay: float
 
 
 class ClassEstimate(msgspec.Struct, frozen=True):
@@ -65,13 +67,22 @@ class SetEstimate(msgspec.Struct, frozen=True):
 
 
 def features(demand: Sequence[float], pressure: Sequence[float], co_runner_count: int) -> list[float]:
-    """Phi of a batch of `demand` beside co-runners whose demands sum to `pressure`; both of K values, phi of 1 + 2K.
+    """Phi of a batch of `demand` beside co-runners whose demands sum to `pressure`; both of K values, phi of 1 + 4K.
 
-    The last K are what a batch that needs one resource alone loses when all get their proportional share of it:
-    at a total demand of t > 1 it runs at 1/t.
+    Overload is by how much a batch that needs one resource alone is slowed when all get their proportional share of
+    it: at a total demand of t > 1 it takes t times as long. Demands are means over a batch's life, so pressure and
+    overload are felt in proportion to how much of its own life a batch needs the resource: hence both once more,
+    times its own demand.
     """
-    saturation = [1.0 - 1.0 / max(1.0, own + others) for own, others in zip(demand, pressure, strict=True)]
-    return [1.0 if co_runner_count else 0.0, *pressure, *saturation]
+    overload = [max(0.0, own + others - 1.0) for own, others in zip(demand, pressure, strict=True)]
+    felt = [own * others for own, others in zip(demand, pressure, strict=True)]
+    starved = [own * over for own, over in zip(demand, overload, strict=True)]
+    return [1.0 if co_runner_count else 0.0, *pressure, *overload, *felt, *starved]
+
+
+def feature_count(resources: int) -> int:
+    """Values of phi for so many resources."""
+    return 1 + 4 * resources
 
 
 class EstimateTable:
@@ -80,6 +91,9 @@ class EstimateTable:
     def __init__(self) -> None:
         self.classes: dict[BatchClass, ClassEstimate] = {}
         self.sets: dict[tuple[BatchClass, tuple[BatchClass, ...]], SetEstimate] = {}
+        self._vectors: dict[BatchClass, _Vectors] = {}
+        self._sizes: dict[tuple[str, str, str], list[int]] = {}  # by model, version and bucket: what is known of it
+        self._stand_ins: dict[BatchClass, _Vectors | None] = {}  # of classes that are not known
         self._rates: dict[tuple[BatchClass, tuple[BatchClass, ...]], float] = {}
         self._set_rates: dict[tuple[BatchClass, ...], tuple[float, ...]] = {}
 
@@ -88,8 +102,16 @@ class EstimateTable:
         if complete:
             self.classes.clear()
             self.sets.clear()
-        self.classes.update((estimate.batch_class, estimate) for estimate in classes)
+            self._vectors.clear()
+            self._sizes.clear()
+        for estimate in classes:
+            known = estimate.batch_class
+            if known not in self.classes:
+                insort(self._sizes.setdefault((known.model, known.version, known.shape_bucket), []), known.batch_size)
+            self.classes[known] = estimate
+            self._vectors[known] = _Vectors(estimate)
         self.sets.update(((s.batch_class, tuple(sorted(s.co_runners))), s) for s in sets)
+        self._stand_ins.clear()
         self._rates.clear()
         self._set_rates.clear()
 
@@ -108,7 +130,7 @@ class EstimateTable:
         """Solo progress per unit of time, in [MIN_RATE, 1], of `victim` while `co_runners` run beside it."""
         if not co_runners:
             return 1.0
-        key = (victim, tuple(sorted(co_runners)))
+        key = (victim, tuple(sorted(co_runners)) if len(co_runners) > 1 else tuple(co_runners))
         rate = self._rates.get(key)
         if rate is None:
             if len(self._rates) >= _MEMO_LIMIT:
@@ -116,10 +138,22 @@ class EstimateTable:
             rate = self._rates[key] = self._evaluate(*key)
         return rate
 
+    def set_factor(self, victim: BatchClass, co_runners: Sequence[BatchClass], level: float) -> float:
+        """What a forecast is multiplied by, as told explicitly for this set; 0 where that is not told.
+
+        Where only pairs are told, each with a bound, it is the largest of theirs.
+        """
+        if not co_runners or not self.sets:
+            return 0.0
+        explicit = self.sets.get((victim, tuple(sorted(co_runners))))
+        told = [explicit] if explicit else [self.sets.get((victim, (other,))) for other in set(co_runners)]
+        factors = [factor_at(one.quantiles, level, len(co_runners), default=0.0) if one else 0.0 for one in told]
+        return max(factors) if all(factors) else 0.0
+
     def _evaluate(self, victim: BatchClass, co_runners: tuple[BatchClass, ...]) -> float:
         if explicit := self.sets.get((victim, co_runners)):
             return max(MIN_RATE, 1.0 / max(1.0, explicit.slowdown))
-        own = self.classes.get(victim)
+        own = self._vectors_of(victim)
         if own is not None and own.sensitivity:
             return self._from_vectors(own, co_runners)
         # Only pairs are known, or nothing: multiply, which is on the safe side (three batches that share one
@@ -130,19 +164,51 @@ class EstimateTable:
             slowdown *= max(1.0, pair.slowdown) if pair else 2.0
         return max(MIN_RATE, 1.0 / slowdown)
 
-    def _from_vectors(self, own: ClassEstimate, co_runners: tuple[BatchClass, ...]) -> float:
-        pressure = [0.0] * len(own.demand)
-        for other in co_runners:
-            estimate = self.classes.get(other)
-            demand = estimate.demand if estimate and estimate.demand else ()
-            for k in range(len(pressure)):
-                pressure[k] += demand[k] if k < len(demand) else (0.0 if demand else 1.0)
-        loss = 0.0
-        for weight, value in zip(own.sensitivity, features(own.demand, pressure, len(co_runners)), strict=False):
-            loss += weight * value
-        for correction in own.corrections:
-            loss += correction.loss * co_runners.count(correction.co_runner)
-        return min(1.0, max(MIN_RATE, 1.0 - loss))
+    def _vectors_of(self, batch_class: BatchClass) -> "_Vectors | None":
+        """A class's own vectors, or those of the nearest batch size of its model (of two, the larger)."""
+        own = self._vectors.get(batch_class)
+        if own is not None:
+            return own
+        if batch_class in self._stand_ins:
+            return self._stand_ins[batch_class]
+        if len(self._stand_ins) >= _MEMO_LIMIT:
+            self._stand_ins.clear()
+        model, version, bucket = batch_class.model, batch_class.version, batch_class.shape_bucket
+        sizes = self._sizes.get((model, version, bucket), [])
+        nearest = min(sizes, key=lambda size: (abs(size - batch_class.batch_size), -size), default=None)
+        found = None if nearest is None else self._vectors[BatchClass(model, version, nearest, bucket)]
+        self._stand_ins[batch_class] = found
+        return found
+
+    def _from_vectors(self, own: "_Vectors", co_runners: tuple[BatchClass, ...]) -> float:
+        """`features` and their product with the sensitivity in one go, for decisions wait for it."""
+        weights, resources = own.sensitivity, len(own.demand)
+        unknown = (1.0,) * resources
+        theirs = [known.demand or unknown if (known := self._vectors_of(c)) else unknown for c in co_runners]
+        delay = weights[0]
+        for k, mine in enumerate(own.demand):
+            pressure = 0.0
+            for demand in theirs:
+                pressure += demand[k] if k < len(demand) else 0.0
+            delay += (weights[1 + k] + weights[1 + 2 * resources + k] * mine) * pressure
+            if (overload := mine + pressure - 1.0) > 0.0:
+                delay += (weights[1 + resources + k] + weights[1 + 3 * resources + k] * mine) * overload
+        if own.corrections:
+            for other in co_runners:
+                delay += own.corrections.get(other, 0.0)
+        return 1.0 / min(MAX_SLOWDOWN, max(1.0, 1.0 + delay))
+
+
+class _Vectors:
+    """A class's vectors, made ready for evaluation."""
+
+    __slots__ = ("corrections", "demand", "sensitivity")
+
+    def __init__(self, estimate: ClassEstimate) -> None:
+        self.demand = estimate.demand
+        missing = feature_count(len(estimate.demand)) - len(estimate.sensitivity)
+        self.sensitivity = (*estimate.sensitivity, *([0.0] * missing)) if estimate.sensitivity else ()
+        self.corrections = {c.co_runner: c.delay for c in estimate.corrections}
 
 
 def factor_at(quantiles: Sequence[QuantileFactor], level: float, co_runner_count: int, *, default: float) -> float:

@@ -1,11 +1,27 @@
 from cotenant.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class ProfileBasis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PROFILE_BASIS_UNSPECIFIED: _ClassVar[ProfileBasis]
+    PROFILE_BASIS_NSIGHT: _ClassVar[ProfileBasis]
+    PROFILE_BASIS_OPERATORS: _ClassVar[ProfileBasis]
+    PROFILE_BASIS_MODEL: _ClassVar[ProfileBasis]
+    PROFILE_BASIS_OUTSIDE: _ClassVar[ProfileBasis]
+    PROFILE_BASIS_EMULATED: _ClassVar[ProfileBasis]
+PROFILE_BASIS_UNSPECIFIED: ProfileBasis
+PROFILE_BASIS_NSIGHT: ProfileBasis
+PROFILE_BASIS_OPERATORS: ProfileBasis
+PROFILE_BASIS_MODEL: ProfileBasis
+PROFILE_BASIS_OUTSIDE: ProfileBasis
+PROFILE_BASIS_EMULATED: ProfileBasis
 
 class ExchangeRequest(_message.Message):
     __slots__ = ("hello", "stages", "releases")
@@ -248,18 +264,20 @@ class ModelUnloaded(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class ClassProfiled(_message.Message):
-    __slots__ = ("batch_class", "work_ns", "samples", "demand", "spread")
+    __slots__ = ("batch_class", "work_ns", "samples", "demand", "spread", "basis")
     BATCH_CLASS_FIELD_NUMBER: _ClassVar[int]
     WORK_NS_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     DEMAND_FIELD_NUMBER: _ClassVar[int]
     SPREAD_FIELD_NUMBER: _ClassVar[int]
+    BASIS_FIELD_NUMBER: _ClassVar[int]
     batch_class: _types_pb2.BatchClass
     work_ns: int
     samples: int
     demand: _containers.RepeatedScalarFieldContainer[float]
     spread: float
-    def __init__(self, batch_class: _Optional[_Union[_types_pb2.BatchClass, _Mapping]] = ..., work_ns: _Optional[int] = ..., samples: _Optional[int] = ..., demand: _Optional[_Iterable[float]] = ..., spread: _Optional[float] = ...) -> None: ...
+    basis: ProfileBasis
+    def __init__(self, batch_class: _Optional[_Union[_types_pb2.BatchClass, _Mapping]] = ..., work_ns: _Optional[int] = ..., samples: _Optional[int] = ..., demand: _Optional[_Iterable[float]] = ..., spread: _Optional[float] = ..., basis: _Optional[_Union[ProfileBasis, str]] = ...) -> None: ...
 
 class WindowRequested(_message.Message):
     __slots__ = ("window_id", "duration_ns", "model")

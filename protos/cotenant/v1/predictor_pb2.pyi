@@ -15,10 +15,12 @@ class Basis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BASIS_PRIOR: _ClassVar[Basis]
     BASIS_PROFILE: _ClassVar[Basis]
     BASIS_OBSERVED: _ClassVar[Basis]
+    BASIS_SIBLING: _ClassVar[Basis]
 BASIS_UNSPECIFIED: Basis
 BASIS_PRIOR: Basis
 BASIS_PROFILE: Basis
 BASIS_OBSERVED: Basis
+BASIS_SIBLING: Basis
 
 class ObserveRequest(_message.Message):
     __slots__ = ("hello", "events")
@@ -29,12 +31,14 @@ class ObserveRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[ObserveHello, _Mapping]] = ..., events: _Optional[_Iterable[_Union[_executor_pb2.ExecutorEvent, _Mapping]]] = ...) -> None: ...
 
 class ObserveHello(_message.Message):
-    __slots__ = ("device", "incarnation")
+    __slots__ = ("device", "incarnation", "profiles")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    PROFILES_FIELD_NUMBER: _ClassVar[int]
     device: _types_pb2.Device
     incarnation: int
-    def __init__(self, device: _Optional[_Union[_types_pb2.Device, _Mapping]] = ..., incarnation: _Optional[int] = ...) -> None: ...
+    profiles: _containers.RepeatedCompositeFieldContainer[_executor_pb2.ClassProfiled]
+    def __init__(self, device: _Optional[_Union[_types_pb2.Device, _Mapping]] = ..., incarnation: _Optional[int] = ..., profiles: _Optional[_Iterable[_Union[_executor_pb2.ClassProfiled, _Mapping]]] = ...) -> None: ...
 
 class ObserveResponse(_message.Message):
     __slots__ = ("acknowledged_sequence",)
@@ -107,12 +111,12 @@ class ClassEstimate(_message.Message):
     def __init__(self, device_id: _Optional[str] = ..., batch_class: _Optional[_Union[_types_pb2.BatchClass, _Mapping]] = ..., work_ns: _Optional[int] = ..., demand: _Optional[_Iterable[float]] = ..., sensitivity: _Optional[_Iterable[float]] = ..., corrections: _Optional[_Iterable[_Union[PairCorrection, _Mapping]]] = ..., quantiles: _Optional[_Iterable[_Union[QuantileFactor, _Mapping]]] = ..., sample_count: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ...) -> None: ...
 
 class PairCorrection(_message.Message):
-    __slots__ = ("co_runner", "loss")
+    __slots__ = ("co_runner", "delay")
     CO_RUNNER_FIELD_NUMBER: _ClassVar[int]
-    LOSS_FIELD_NUMBER: _ClassVar[int]
+    DELAY_FIELD_NUMBER: _ClassVar[int]
     co_runner: _types_pb2.BatchClass
-    loss: float
-    def __init__(self, co_runner: _Optional[_Union[_types_pb2.BatchClass, _Mapping]] = ..., loss: _Optional[float] = ...) -> None: ...
+    delay: float
+    def __init__(self, co_runner: _Optional[_Union[_types_pb2.BatchClass, _Mapping]] = ..., delay: _Optional[float] = ...) -> None: ...
 
 class QuantileFactor(_message.Message):
     __slots__ = ("level", "factor", "co_runner_count")

@@ -64,7 +64,7 @@ class PredictorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchEstimates(self, request, context):
-        """Estimates, pushed as they change. The first response is complete, later ones carry what changed.
+        """Estimates, pushed as they change. The first response begins a complete push, later ones carry what changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

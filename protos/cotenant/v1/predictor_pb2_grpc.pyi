@@ -35,7 +35,7 @@ class PredictorServiceStub:
         cotenant.v1.predictor_pb2.WatchEstimatesRequest,
         cotenant.v1.predictor_pb2.WatchEstimatesResponse,
     ]
-    """Estimates, pushed as they change. The first response is complete, later ones carry what changed."""
+    """Estimates, pushed as they change. The first response begins a complete push, later ones carry what changed."""
 
     EstimateColocation: grpc.UnaryUnaryMultiCallable[
         cotenant.v1.predictor_pb2.EstimateColocationRequest,
@@ -56,7 +56,7 @@ class PredictorServiceAsyncStub:
         cotenant.v1.predictor_pb2.WatchEstimatesRequest,
         cotenant.v1.predictor_pb2.WatchEstimatesResponse,
     ]
-    """Estimates, pushed as they change. The first response is complete, later ones carry what changed."""
+    """Estimates, pushed as they change. The first response begins a complete push, later ones carry what changed."""
 
     EstimateColocation: grpc.aio.UnaryUnaryMultiCallable[
         cotenant.v1.predictor_pb2.EstimateColocationRequest,
@@ -81,7 +81,7 @@ class PredictorServiceServicer(metaclass=abc.ABCMeta):
         request: cotenant.v1.predictor_pb2.WatchEstimatesRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[cotenant.v1.predictor_pb2.WatchEstimatesResponse], collections.abc.AsyncIterator[cotenant.v1.predictor_pb2.WatchEstimatesResponse]]:
-        """Estimates, pushed as they change. The first response is complete, later ones carry what changed."""
+        """Estimates, pushed as they change. The first response begins a complete push, later ones carry what changed."""
 
     @abc.abstractmethod
     def EstimateColocation(

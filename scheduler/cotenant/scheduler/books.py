@@ -4,7 +4,7 @@ Policies read these objects and never write them; only the core does.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -223,8 +223,15 @@ class Device:
             return low + (high - low) * (size - below) // (above - below)
         return sizes[below].work_ns * size // below if below else sizes[above].work_ns
 
-    def bound_factor(self, batch_class: BatchClass, level: float, co_runner_count: int) -> float:
-        """What a forecast of this class beside so many others is multiplied by, to be exceeded at most 1 - level."""
+    def bound_factor(
+        self, batch_class: BatchClass, level: float, co_runner_count: int, co_runners: Sequence[BatchClass] = ()
+    ) -> float:
+        """What a forecast of this class beside so many others is multiplied by, to be exceeded at most 1 - level.
+
+        What was told explicitly for these `co_runners` wins over what is told of the class.
+        """
+        if explicit := self.table.set_factor(batch_class, co_runners, level):
+            return explicit
         cold = COLD_FACTOR if co_runner_count else COLD_SOLO_FACTOR
         estimate = self.table.classes.get(batch_class)
         return factor_at(estimate.quantiles, level, co_runner_count, default=cold) if estimate else cold

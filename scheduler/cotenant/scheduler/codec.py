@@ -82,7 +82,16 @@ def model_name(config_bytes: bytes) -> str:
 def profile(message: executor_pb2.ClassProfiled) -> ev.Profile:
     """A solo measurement."""
     known = batch_class(message.batch_class)
-    return ev.Profile(known, message.work_ns, message.samples, tuple(message.demand), message.spread)
+    return ev.Profile(
+        known, message.work_ns, message.samples, tuple(message.demand), message.spread, _basis(message.basis)
+    )
+
+
+def _basis(value: executor_pb2.ProfileBasis) -> str:
+    """Empty for one that is not told, or that only a newer version knows."""
+    if value not in executor_pb2.ProfileBasis.values() or value == executor_pb2.PROFILE_BASIS_UNSPECIFIED:
+        return ""
+    return executor_pb2.ProfileBasis.Name(value).removeprefix("PROFILE_BASIS_")
 
 
 def forecast(message: types_pb2.Forecast) -> ev.Forecast:
@@ -214,7 +223,7 @@ def estimates(message: predictor_pb2.WatchEstimatesResponse, device_ids: Sequenc
     classes: dict[str, list[ClassEstimate]] = {d: [] for d in device_ids} if message.complete else {}
     sets: dict[str, list[SetEstimate]] = {}
     for c in message.classes:
-        if _sound((*c.demand, *c.sensitivity, *(p.loss for p in c.corrections)), c.quantiles):
+        if _sound((*c.demand, *c.sensitivity, *(p.delay for p in c.corrections)), c.quantiles):
             classes.setdefault(c.device_id, []).append(_class_estimate(c))
     for s in message.sets:
         if not _sound((s.slowdown,), s.quantiles) or s.slowdown <= 0.0:
@@ -251,7 +260,7 @@ def _class_estimate(message: predictor_pb2.ClassEstimate) -> ClassEstimate:
         message.work_ns,
         tuple(message.demand),
         tuple(message.sensitivity),
-        tuple(PairCorrection(batch_class(c.co_runner), c.loss) for c in message.corrections),
+        tuple(PairCorrection(batch_class(c.co_runner), c.delay) for c in message.corrections),
         _quantiles(message.quantiles),
         message.sample_count,
         message.basis,

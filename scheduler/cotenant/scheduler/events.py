@@ -83,13 +83,14 @@ class ModelSpec(_Data, frozen=True):
 
 
 class Profile(_Data, frozen=True):
-    """A solo measurement of a class."""
+    """A solo measurement of a class. `basis` is what its demand rests on (`ProfileBasis`, by name; empty: not told)."""
 
     batch_class: BatchClass
     work_ns: int
     samples: int = 0
     demand: tuple[float, ...] = ()
     spread: float = 0.0
+    basis: str = ""
 
 
 class DeviceSpec(_Data, frozen=True):

@@ -52,7 +52,8 @@ def consider(device: Device, queue: Queue, requests: list[Request], items: int, 
     co_runners = len(device.running)
     offsets = device.finish_offsets(batch_class, work)
     duration = offsets[-1]
-    bound = int(duration * device.bound_factor(batch_class, level, co_runners))
+    beside = [body.batch_class for body in device.running.values()]
+    bound = int(duration * device.bound_factor(batch_class, level, co_runners, beside))
     overhead = device.answer_overhead_ns
     return Candidate(
         batch_class,
@@ -155,4 +156,4 @@ def _place(
     heapreplace(lanes, (end, batch_class))
     if limit:
         heappush(ends, end)
-    return start + int(duration * device.bound_factor(batch_class, level, len(beside)))
+    return start + int(duration * device.bound_factor(batch_class, level, len(beside), beside))

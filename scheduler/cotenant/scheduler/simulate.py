@@ -88,9 +88,9 @@ class SimulationOutcome:
 class _SimulatedDevice:
     """An executor with its emulated GPU."""
 
-    def __init__(self, spec: ev.DeviceSpec, seed: int) -> None:
+    def __init__(self, spec: ev.DeviceSpec, seed: int, law: str) -> None:
         self.spec = spec
-        self.gpu = EmulatedGpu(seed)
+        self.gpu = EmulatedGpu(seed, law=law)
         self.timeline = Timeline()
         self.orders: dict[int, ev.Batch] = {}
         self.started_ns: dict[int, int] = {}
@@ -111,6 +111,7 @@ class Simulation:
         learn: bool = True,
         seed: int = 0,
         record: Path | None = None,
+        law: str = "fair",
     ) -> None:
         self.models = {model.name: model for model in models}
         self.core = Core(CoreConfig(policy=policy, level=level, answer_overhead_ns=ANSWER_NS), POLICIES[policy](level))
@@ -126,7 +127,7 @@ class Simulation:
             ev.DeviceSpec(f"emulated-{i}", "emulated", "simulated", 16 * 2**30, concurrency, RESOURCES)
             for i in range(devices)
         ]
-        self._devices = {s.device_id: _SimulatedDevice(s, seed * 1000 + i) for i, s in enumerate(specs)}
+        self._devices = {s.device_id: _SimulatedDevice(s, seed * 1000 + i, law) for i, s in enumerate(specs)}
         self._learners = {device_id: DeviceModel(device_id, len(RESOURCES)) for device_id in self._devices}
         self._recorder = Recorder(record, 2**30, epoch=seed, software="simulation") if record else None
 

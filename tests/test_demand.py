@@ -109,6 +109,14 @@ def test_peaks_of_torch_are_plausible() -> None:
     assert (found.cache_bytes, found.private_bytes) == (2**20, 0)
 
 
+@pytest.mark.gpu
+def test_peaks_of_a_gpu_are_plausible() -> None:
+    torch = pytest.importorskip("torch")
+    found = peaks.of_torch(torch.device("cuda", 0), torch.cuda.get_device_properties(0).L2_cache_size)
+    assert 1e12 < found.flops_per_s < found.half_flops_per_s < 1e16
+    assert 1e11 < found.memory_bytes_per_s < 1e14
+
+
 def test_caches_are_read_as_the_system_tells_them(tmp_path: Path) -> None:
     assert peaks.cache_bytes(tmp_path / "nowhere") == (2**20, 32 * 2**20)
     told = [("1", "Data", "48K"), ("1", "Instruction", "32K"), ("2", "Unified", "2M"), ("3", "Unified", "16M")]

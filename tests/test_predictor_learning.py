@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotenant.predictor.bounds import Bounds, Ratios
+from cotenant.predictor.bounds import MAX_LEVELS, Bounds, Ratios
 from cotenant.predictor.device_model import DeviceModel
 from cotenant.predictor.fluid import Fluid
 from cotenant.predictor.gaussian import Belief
@@ -253,3 +253,11 @@ def test_random_bytes_that_parse_leave_learned_state_sound(garbage: bytes) -> No
     known = table(model)
     for victim in NAMES:
         assert 0 < known.progress_rate(klass(victim), [klass("light")]) <= 1
+
+
+def test_levels_that_are_followed_are_bounded() -> None:
+    ratios = Ratios()
+    for i in range(300):
+        ratios.learn(1.0 + i / 1000)
+        assert ratios.quantile(0.5 + i / 1000) >= 1.0
+    assert len(ratios._adapted) == MAX_LEVELS

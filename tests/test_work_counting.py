@@ -37,7 +37,7 @@ def total(operators: list[Operator]) -> tuple[int, int, int]:
 # ---- torch
 
 
-def torch_model(folder: Path, module: Any, example: tuple[Any, ...], form: str) -> Any:
+def torch_model(folder: Path, module: Any, example: tuple[Any, ...], form: str, placement: Placement = CPU) -> Any:
     torch = pytest.importorskip("torch")
     module = module.eval().requires_grad_(False)
     config = pb.ModelConfig(name="m", backend="pytorch")
@@ -48,7 +48,7 @@ def torch_model(folder: Path, module: Any, example: tuple[Any, ...], form: str) 
         for i in range(len(example)):
             config.input.add(name=f"x{i}", data_type=pb.TYPE_FP32)
         config.output.add(name="y", data_type=pb.TYPE_FP32)
-    return find_backend("pytorch").load(folder, config, CPU)
+    return find_backend("pytorch").load(folder, config, placement)
 
 
 @pytest.mark.parametrize("form", ["pt2", "pt"])
@@ -61,6 +61,16 @@ def test_a_linear_layer_of_torch(tmp_path: Path, form: str) -> None:
     assert total(first) == total(second) == (2 * 4 * 16 * 32, FLOAT * (16 * 32 + 32), FLOAT * (4 * 16 + 4 * 32))
     assert sum(o.duration_ns for o in second) > 0
     assert {o.element_bytes for o in second} == {FLOAT}
+
+
+@pytest.mark.gpu
+def test_operators_of_torch_are_timed_on_a_gpu(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    cuda = Placement("cuda", 0, 1, 0)
+    model = torch_model(tmp_path, torch.nn.Linear(16, 32), (torch.ones(4, 16),), "pt2", cuda)
+    (operators,) = count(model.counted(), {"input": normal(4, 16)})
+    assert total(operators)[:2] == (2 * 4 * 16 * 32, FLOAT * (16 * 32 + 32))
+    assert sum(o.duration_ns for o in operators) > 0
 
 
 @pytest.mark.parametrize("form", ["pt2", "pt"])

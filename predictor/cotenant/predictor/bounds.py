@@ -21,6 +21,7 @@ ADAPTATION = 0.01  # how fast the level follows coverage
 BURST, BURST_OF, BURST_LEVEL = 4, 8, 0.95
 # By number of others at launch, the last for more: bounds before anything is known.
 WIDE = (1.3, 1.8, 2.2, 2.6)
+MAX_LEVELS = 16  # followed; others get plain conformal quantiles
 MIN_RATIO, MAX_RATIO = 1e-3, 1e3
 
 
@@ -55,7 +56,9 @@ class Ratios:
 
     def quantile(self, level: float) -> float:
         """The factor that covers `level` of what is to come; beyond the largest seen, a little more than that."""
-        found = self._at(self._adapted.setdefault(level, 1.0 - level))
+        if level not in self._adapted and len(self._adapted) < MAX_LEVELS:
+            self._adapted[level] = 1.0 - level
+        found = self._at(self._adapted.get(level, 1.0 - level))
         if self._surprises.count(True) >= BURST:
             found = max(found, *list(self._arrived)[-BURST_OF:])
         return found

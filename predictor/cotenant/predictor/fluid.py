@@ -52,7 +52,10 @@ NOISE, NOISE_FLOOR, NOISE_STEP = 0.05**2, 0.004**2, 0.02
 OUTLIER = 3.0  # standard deviations beyond which an error counts no more than this
 MAX_PAIRS = 32  # per class; the pair not met for longest goes first
 MAX_MET = 65536  # co-locations whose features are kept
-RETELL_WEIGHT, RETELL_TIME = 0.02, 0.01  # all classes are told again when what they share has moved so far
+# All classes are told again when what they share has moved so far: slowdowns, root mean square over what batches met of
+# late, and the logarithm of times.
+RETELL_SLOWDOWN, RETELL_TIME = 0.01, 0.01
+MET_STEP = 0.01  # weight of a batch in "of late"
 
 
 def shared_prior(resources: int) -> Vector:
@@ -107,6 +110,7 @@ class Fluid(RateLearner):
         self._met: dict[tuple[BatchClass, tuple[BatchClass, ...]], Vector] = {}  # phi; void once a demand changes
         self._dirty: dict[BatchClass, None] = {}
         self._told = (self.shared.mean.copy(), 0.0)
+        self._usual = np.zeros((self._count, self._count))  # mean of phi phi' over what batches met of late
 
     @property
     def classes(self) -> Collection[BatchClass]:
@@ -144,6 +148,8 @@ class Fluid(RateLearner):
         limit = OUTLIER * math.sqrt(spread)
         bounded = max(-limit, min(limit, error))
 
+        if beside:
+            self._usual += MET_STEP * (np.multiply.outer(slope, slope) - self._usual)
         self.shared.take(shared_gain, spread, bounded)
         state.belief.take(own_gain, spread, bounded)
         state.work_ns *= math.exp(float(state.belief.mean[-1]))
@@ -261,8 +267,8 @@ class Fluid(RateLearner):
     def changed(self) -> list[BatchClass]:
         """See `Learner.changed`: all classes once what they share has moved."""
         weights, log_pace = self._told
-        moved = float(np.abs(self.shared.mean - weights).max()) > RETELL_WEIGHT
-        if moved or abs(self.pace.log - log_pace) > RETELL_TIME:
+        moved = self.shared.mean - weights
+        if (moved @ self._usual @ moved) > RETELL_SLOWDOWN**2 or abs(self.pace.log - log_pace) > RETELL_TIME:
             self._told = (self.shared.mean.copy(), self.pace.log)
             changed = list(self.states)
         else:

@@ -91,6 +91,28 @@ def test_the_cost_of_one_neighbour_stays_with_that_pair() -> None:
     assert max(corrections, key=corrections.__getitem__) == enemy
 
 
+def test_what_a_model_without_a_profile_asks_for_is_learned_from_its_neighbours() -> None:
+    learner, noise = Fluid(2), random.Random(13)
+    for name in NAMES:
+        demand = DEMANDS[name] if name != "memory" else ()  # measured alone, and nobody counted what it needs
+        learner.learn_profile(Profile(klass(name), WORK[name], demand))
+    guess = learner.estimate(klass("memory")).demand
+    assert all(0.3 < share < 0.7 for share in guess)
+    for _ in range(600):
+        learner.learn_batch(observe(noise, noise.choice(("light", "compute", "both"))))
+    compute, memory = learner.estimate(klass("memory")).demand
+    assert memory > compute + 0.2  # what it is really like
+    newcomer = BatchClass("newcomer", "1", 1)  # never met `memory`, and looks like `both`
+    learner.learn_profile(Profile(newcomer, WORK["both"], DEMANDS["both"]))
+    met = learner.slowdown(klass("both"), [klass("memory")])
+    assert learner.slowdown(newcomer, [klass("memory")]) == pytest.approx(met, rel=0.2)
+
+
+def test_a_measured_demand_is_not_moved() -> None:
+    learner = taught()
+    assert learner.estimate(klass("memory")).demand == DEMANDS["memory"]
+
+
 def test_pairs_are_bounded() -> None:
     learner = taught(count=10)
     for i in range(5 * MAX_PAIRS):

@@ -16,7 +16,7 @@ from collections import deque
 from cotenant.runtime.estimates import QuantileFactor
 
 WINDOW = 400  # ratios kept per class and kind
-ADAPTATION = 0.01  # how fast the level follows coverage
+ADAPTATION = 0.6  # how fast the level follows coverage, for each step in proportion to the misses asked for
 # A burst: so many of the last few beyond the 95th percentile, which chance alone does once in 2,700 times.
 BURST, BURST_OF, BURST_LEVEL = 4, 8, 0.95
 # By number of others at launch, the last for more: bounds before anything is known.
@@ -44,7 +44,7 @@ class Ratios:
             self._surprises.append(ratio > self._at(1.0 - BURST_LEVEL))
         for level, aim in self._adapted.items():
             missed = 1.0 if ratio > self._at(aim) else 0.0
-            self._adapted[level] = min(0.5, max(1e-4, aim + ADAPTATION * ((1.0 - level) - missed)))
+            self._adapted[level] = min(0.5, max(1e-4, aim + ADAPTATION * (1.0 - level) * ((1.0 - level) - missed)))
         self._arrived.append(ratio)
         insort(self._sorted, ratio)
         if len(self._arrived) > WINDOW:

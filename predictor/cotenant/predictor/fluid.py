@@ -19,6 +19,7 @@ blocks is dropped):
 - `shared`: weights of all classes of the device; their prior says that batches share each resource in proportion.
 - a *deviation* of each class from those weights, and `kappa`, by how much its solo time differs from what is believed.
 - *pairs*: what a certain neighbour costs a class beyond its demand, shrunk to zero.
+- *demand* of a class that came without a resource profile: what its neighbours suffer tells what it asks for.
 - `pace`: what slows all classes of the device alike: a lower clock, a process nobody told us of.
 
 A class that was never measured starts from its siblings of other batch sizes, a model that was never seen from the
@@ -29,6 +30,7 @@ opened to new evidence again.
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -44,6 +46,7 @@ from cotenant.runtime.estimates import MAX_SLOWDOWN, BatchClass, ClassEstimate, 
 
 # Standard deviations of what may be believed before anything is seen: weights, and logarithms of times.
 SHARED_SPREAD, CLASS_SPREAD, PAIR_SPREAD = 0.6, 0.4, 0.1
+DEMAND_START, DEMAND_JITTER, DEMAND_SPREAD = 0.5, 0.15, 0.4  # where there is no profile, by resource
 WORK_SPREAD, CHANGED_SPREAD, UNMEASURED_SPREAD = 0.03, 0.2, 0.4
 # a²: a belief not excited for 1/(1 - a²) batches has returned to its prior.
 SHARED_MEMORY, CLASS_MEMORY = 0.9999, 0.9998
@@ -70,6 +73,7 @@ class ClassState:
 
     work_ns: float  # without the device's pace; 0 if unknown
     demand: tuple[float, ...]
+    unsure: Vector | None  # variances of `demand`; None where it was measured
     belief: Belief  # deviation of the weights, and kappa at the end, which is folded into `work_ns` at once
     pairs: dict[BatchClass, tuple[float, float]] = field(default_factory=dict)  # mean and variance, last met last
     noise: list[float] = field(default_factory=lambda: [NOISE, NOISE])  # alone, beside others
@@ -88,6 +92,7 @@ class _KeptDevice(msgspec.Struct):
 class _KeptClass(msgspec.Struct):
     work_ns: float
     demand: tuple[float, ...]
+    unsure: list[float]
     mean: list[float]
     covariance: list[list[float]]
     pairs: list[tuple[BatchClass, float, float]]
@@ -125,14 +130,16 @@ class Fluid(RateLearner):
         # A measurement now is made at the pace of now.
         state.work_ns, state.profiled = profile.work_ns / math.exp(self.pace.log), True
         state.belief.measured(-1, WORK_SPREAD)
-        state.demand = (*profile.demand, *([0.0] * self._resources))[: self._resources]
+        if profile.demand:
+            state.demand = (*profile.demand, *([0.0] * self._resources))[: self._resources]
+            state.unsure = None
         self._met.clear()
         self._dirty[profile.batch_class] = None
 
     def learn_batch(self, seen: Observation) -> None:
         """See `Learner.learn_batch`."""
         state = self._state(seen.batch_class)
-        rate, slope, pulls = self._integrate(state, seen)
+        rate, slope, pulls, asked = self._integrate(state, seen)
         beside = bool(pulls)
         if state.work_ns <= 0.0:  # never measured: what its neighbours should have cost tells
             state.work_ns = seen.duration_ns * rate / math.exp(self.pace.log)
@@ -145,6 +152,7 @@ class Fluid(RateLearner):
         pairs = [(other, pull, *state.pairs.pop(other, (0.0, PAIR_SPREAD**2))) for other, pull in pulls.items()]
         spread = state.noise[beside] + float(slope @ shared_gain) + float(own_slope @ own_gain)
         spread += sum(pull * pull * variance for _, pull, _, variance in pairs) + self.pace.variance
+        spread += sum(float((known.unsure * pull) @ pull) for known, pull in asked.values() if known.unsure is not None)
         limit = OUTLIER * math.sqrt(spread)
         bounded = max(-limit, min(limit, error))
 
@@ -159,14 +167,21 @@ class Fluid(RateLearner):
             state.pairs[other] = (mean + gain * bounded, variance * (1.0 - gain * pull))
         while len(state.pairs) > MAX_PAIRS:
             del state.pairs[next(iter(state.pairs))]
+        self._learn_demands(asked, bounded / spread, spread)
         self._follow(state, seen.batch_class, error, spread, beside=beside)
 
-    def _integrate(self, state: ClassState, seen: Observation) -> tuple[float, Vector, dict[BatchClass, float]]:
-        """Mean rate over a batch's life, and by how much the log of 1 / rate grows with each weight and each pair."""
+    def _integrate(
+        self, state: ClassState, seen: Observation
+    ) -> tuple[float, Vector, dict[BatchClass, float], dict[BatchClass, tuple[ClassState, Vector]]]:
+        """Mean rate over a batch's life, and by how much the log of 1 / rate grows with what is believed.
+
+        That is with each weight, with each pair, and with the demand of each neighbour that was never measured.
+        """
         weights = self.shared.mean + state.belief.mean[:-1]
         rate = 0.0
         slope = np.zeros(self._count)
         pulls: dict[BatchClass, float] = {}
+        asked: dict[BatchClass, tuple[ClassState, Vector]] = {}
         for part in seen.slices:
             share = part.duration_ns / seen.duration_ns
             if not part.co_runners:
@@ -179,7 +194,31 @@ class Fluid(RateLearner):
             slope += pull * x
             for other in part.co_runners:
                 pulls[other] = pulls.get(other, 0.0) + pull
-        return rate, slope / rate, {other: pull / rate for other, pull in pulls.items()}
+                known = self.states.get(other)
+                if known is not None and known.unsure is not None:
+                    before = asked[other][1] if other in asked else 0.0
+                    asked[other] = known, before + pull * self._weight_of_demand(weights, state.demand, x)
+        pulls = {other: pull / rate for other, pull in pulls.items()}
+        return rate, slope / rate, pulls, {other: (known, pull / rate) for other, (known, pull) in asked.items()}
+
+    def _weight_of_demand(self, weights: Vector, own: tuple[float, ...], x: Vector) -> Vector:
+        """By how much a slowdown grows with what a neighbour asks of each resource: the derivative of w·phi."""
+        k = self._resources
+        pressure, overload, felt, starved = (weights[1 + i * k : 1 + (i + 1) * k] for i in range(4))
+        demand, over = np.array(own), x[1 + k : 1 + 2 * k] > 0.0
+        found: Vector = pressure + demand * felt + over * (overload + demand * starved)
+        return found
+
+    def _learn_demands(self, asked: Mapping[BatchClass, tuple[ClassState, Vector]], step: float, spread: float) -> None:
+        """What a batch suffered beside those that were never measured tells what they ask for."""
+        for other, (known, pull) in asked.items():
+            if known.unsure is not None:
+                gain = known.unsure * pull
+                known.demand = tuple(np.clip(np.array(known.demand) + gain * step, 0.0, 1.0).tolist())
+                known.unsure = known.unsure * (1.0 - gain * pull / spread)
+                self._dirty[other] = None
+        if asked:
+            self._met.clear()
 
     def _slowdown(self, state: ClassState, delay: float, co_runners: Sequence[BatchClass]) -> float:
         if state.pairs:
@@ -223,7 +262,8 @@ class Fluid(RateLearner):
         siblings = self._models.get((batch_class.model, batch_class.version, batch_class.shape_bucket), {})
         sized = {size: state for size, state in siblings.items() if state.work_ns > 0.0}
         if not sized:
-            return ClassState(0.0, (0.5,) * self._resources, self._no_belief(UNMEASURED_SPREAD))
+            unsure = np.full(self._resources, DEMAND_SPREAD**2)
+            return ClassState(0.0, self._no_demand(batch_class), unsure, self._no_belief(UNMEASURED_SPREAD))
         size = batch_class.batch_size
         work_ns = between(size, {n: state.work_ns for n, state in sized.items()})
         demands = ({n: state.demand[k] for n, state in sized.items()} for k in range(self._resources))
@@ -231,7 +271,13 @@ class Fluid(RateLearner):
         belief = self._no_belief(2 * WORK_SPREAD)
         nearest = min(sized, key=lambda n: abs(n - size))
         belief.mean[:-1] = sized[nearest].belief.mean[:-1]
-        return ClassState(work_ns, demand, belief)
+        known = sized[nearest].unsure
+        return ClassState(work_ns, demand, None if known is None else known.copy(), belief)
+
+    def _no_demand(self, batch_class: BatchClass) -> tuple[float, ...]:
+        """Half of everything, give or take what differs from class to class: equals could not be told apart."""
+        noise = (crc32(f"{batch_class} {k}".encode()) / 2**31 - 1.0 for k in range(self._resources))
+        return tuple(DEMAND_START + DEMAND_JITTER * n for n in noise)
 
     def _no_belief(self, work_spread: float) -> Belief:
         return Belief(np.zeros(self._count + 1), self._spreads(work_spread), CLASS_MEMORY)
@@ -303,6 +349,7 @@ class Fluid(RateLearner):
         kept = _KeptClass(
             state.work_ns,
             state.demand,
+            [] if state.unsure is None else state.unsure.tolist(),
             state.belief.mean.tolist(),
             state.belief.covariance.tolist(),
             [(other, mean, variance) for other, (mean, variance) in state.pairs.items()],
@@ -322,6 +369,7 @@ class Fluid(RateLearner):
             kept = msgspec.msgpack.decode(blob, type=_KeptClass)
             state = self._state(batch_class)
             state.work_ns, state.demand, state.noise = kept.work_ns, kept.demand, kept.noise
+            state.unsure = np.array(kept.unsure) if kept.unsure else None
             state.belief.restore(kept.mean, kept.covariance)
             state.pairs = {other: (mean, variance) for other, mean, variance in kept.pairs}
             state.samples, state.solo_samples, state.profiled = kept.samples, kept.solo_samples, kept.profiled

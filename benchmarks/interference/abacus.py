@@ -4,7 +4,7 @@
 
 Fits a physical model of the group (abacus_pairs/law.py) and its baselines for each split and writes errors and bounds
 to results/abacus-SPLIT.json beside this file. The data is not part of this repository; docs/experiments/abacus-pairs.md
-says what it must look like. One core is used; each fit takes about a minute.
+says what it must look like. One core is used; a fit takes under a minute.
 """
 
 import argparse

@@ -108,6 +108,15 @@ def test_what_a_model_without_a_profile_asks_for_is_learned_from_its_neighbours(
     assert learner.slowdown(newcomer, [klass("memory")]) == pytest.approx(met, rel=0.2)
 
 
+def test_batches_that_ran_alone_let_nothing_be_forgotten_of_what_is_shared() -> None:
+    learner = taught()
+    weights = learner.shared.mean.tolist()
+    assert weights != learner.shared.prior.tolist()
+    for _ in range(300):
+        learner.learn_batch(Observation(klass("light"), 5 * MS, (Slice(5 * MS, ()),)))
+    assert learner.shared.mean.tolist() == weights
+
+
 def test_a_measured_demand_is_not_moved() -> None:
     learner = taught()
     assert learner.estimate(klass("memory")).demand == DEMANDS["memory"]

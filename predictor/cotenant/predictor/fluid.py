@@ -146,7 +146,8 @@ class Fluid(RateLearner):
         error = math.log(seen.duration_ns * rate / state.work_ns) - self.pace.log
 
         own_slope = np.append(slope, 1.0)
-        self.shared.pass_time()
+        if beside:  # who ran alone tells nothing of what is shared, and lets nothing be forgotten
+            self.shared.pass_time()
         state.belief.pass_time()
         shared_gain, own_gain = self.shared.covariance @ slope, state.belief.covariance @ own_slope
         pairs = [(other, pull, *state.pairs.pop(other, (0.0, PAIR_SPREAD**2))) for other, pull in pulls.items()]
@@ -157,8 +158,8 @@ class Fluid(RateLearner):
         bounded = max(-limit, min(limit, error))
 
         if beside:
+            self.shared.take(shared_gain, spread, bounded)
             self._usual += MET_STEP * (np.multiply.outer(slope, slope) - self._usual)
-        self.shared.take(shared_gain, spread, bounded)
         state.belief.take(own_gain, spread, bounded)
         state.work_ns *= math.exp(float(state.belief.mean[-1]))
         state.belief.mean[-1] = 0.0

@@ -2,10 +2,11 @@
 
     python benchmarks/predictor_memory.py [--events 10000000] [--max-classes 20000] [--state FILE]
 
-Of a hundred events about 70 are of 200 classes that run all the time beside each other, 20 of classes that were never
-seen before, 10 are broken; every thousand events come from a new incarnation, so 10 million events bring some two
-million classes and ten thousand incarnations. What is learned is written to SQLite and told to a subscriber as often as
-in the service at 10,000 events a second. Resident memory is read after every twentieth part.
+Of a hundred events about 70 are of 200 classes that run beside each other, 20 of classes that are seen twice at most,
+10 are broken. Each of the 200 goes after half a million events, and a new one comes in its place, in turn, so 10
+million events bring some two million classes, 1.6 million pairs of the 200, and, with a new incarnation for every
+thousand events, ten thousand incarnations. What is learned is written to SQLite and told to a subscriber as often as in
+the service at 10,000 events a second. Memory is read after every million events.
 """
 
 import argparse
@@ -17,16 +18,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cotenant.cli.evaluate_plots import Axis, Line, draw
 from cotenant.predictor.contract.peer import RESOURCES, finished, profiled
 from cotenant.predictor.kept import changes
 from cotenant.predictor.knowledge import Knowledge
-from cotenant.predictor.known_device import DeviceSpec
+from cotenant.predictor.known_device import DeviceSpec, KnownDevice
 from cotenant.predictor.publishing import Watcher
 from cotenant.predictor.store import Store
 from cotenant.v1 import executor_pb2
 
 STEADY = 200
+LIFE = 500_000  # events, from the coming of one of them to its going
 FRAME = 100  # events
+PART = 1_000_000  # events between two rows
+LEVEL = 0.99
 PUSH_EVERY, SAVE_EVERY = 10, 50  # frames
 
 
@@ -35,26 +40,48 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def peak_bytes() -> int:
+    """The most that was ever in RAM of this process."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
+
+
+def steady(place: int, number: int) -> str:
+    """Who has one of the steady places at an event; places change hands in turn."""
+    return f"steady-{place}-{(number + place * (LIFE // STEADY)) // LIFE}"
+
+
 def event(noise: random.Random, sequence: int, number: int) -> executor_pb2.ExecutorEvent:
     kind = noise.random()
     if kind < 0.7:
-        victim, other = (f"steady-{noise.randrange(STEADY)}" for _ in range(2))
+        victim, other = (steady(noise.randrange(STEADY), number) for _ in range(2))
         return finished(sequence, victim, noise.uniform(10, 25), beside=other, forecast_ms=15)
     if kind < 0.8:
         return profiled(sequence, f"new-{number}")
     if kind < 0.9:
-        return finished(sequence, f"new-{number}", noise.uniform(10, 25), beside=f"steady-{noise.randrange(STEADY)}")
+        other = steady(noise.randrange(STEADY), number)
+        return finished(sequence, f"new-{number}", noise.uniform(10, 25), beside=other)
     broken = finished(sequence, "steady-1", 10.0, beside="steady-2")
     broken.batch_finished.slices[0].duration_ns = noise.choice((0, 2**63, 5))
     return broken
 
 
-def flood(events: int, *, max_classes: int, state: Path | None, parts: int = 20) -> list[dict[str, Any]]:
+def pairs(device: KnownDevice) -> int:
+    """Corrections for pairs of classes that estimates tell."""
+    return sum(len(device.model.estimate(known, (LEVEL,)).corrections) for known in device.model.classes)
+
+
+def file_bytes(state: Path | None) -> int:
+    """Of the database, with what is not yet merged into it."""
+    return sum(part.stat().st_size for part in state.parent.glob(state.name + "*")) if state else 0
+
+
+def flood(events: int, *, max_classes: int, state: Path | None, parts: int) -> list[dict[str, Any]]:
     """Plays the stream; returns a row for each part of it."""
     noise = random.Random(0)
     knowledge, store = Knowledge(max_classes=max_classes), Store(state)
     device = knowledge.device(DeviceSpec("gpu-0", "emulated", "made-up GPU", RESOURCES))
-    watcher, versions = Watcher(knowledge, (0.99,), {}), itertools.count(1)
+    watcher, versions = Watcher(knowledge, (LEVEL,), {}), itertools.count(1)
     rows, started, number = [], time.perf_counter(), 0
     learning_s = 0.0
     for _ in range(parts):
@@ -75,9 +102,12 @@ def flood(events: int, *, max_classes: int, state: Path | None, parts: int = 20)
             {
                 "events": number,
                 "resident_mb": resident_bytes() / 1e6,
-                "state_mb": (state.stat().st_size if state else 0) / 1e6,
+                "peak_mb": peak_bytes() / 1e6,
+                "state_mb": file_bytes(state) / 1e6,
                 "classes": len(knowledge.used),
                 "classes_forgotten": knowledge.forgotten,
+                "pairs": pairs(device),
+                "incarnations": len(device.sources),
                 "rejected": sum(knowledge.intake.rejected.values()),
                 "learn_us_per_event": learning_s / number * 1e6,
                 "seconds": time.perf_counter() - started,
@@ -88,8 +118,23 @@ def flood(events: int, *, max_classes: int, state: Path | None, parts: int = 20)
     return rows
 
 
+def plot(rows: list[dict[str, Any]]) -> str:
+    """Memory and file over events."""
+    lines = [
+        Line(name, [(row["events"] / 1e6, row[key]) for row in rows])
+        for name, key in (
+            ("resident memory", "resident_mb"),
+            ("its peak so far", "peak_mb"),
+            ("SQLite file", "state_mb"),
+        )
+    ]
+    highest = max(y for line in lines for _, y in line.points)
+    along = Axis("million events", 0.0, rows[-1]["events"] / 1e6)
+    return draw("Memory of the predictor", along, Axis("MB", 0.0, highest * 1.1), lines)
+
+
 def main() -> None:
-    from common import save
+    from common import RESULTS, save
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=10_000_000)
@@ -98,7 +143,12 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         state = chosen.state or Path(folder) / "predictor.sqlite"
-        rows = flood(chosen.events, max_classes=chosen.max_classes, state=state)
+        parts = max(2, chosen.events // PART)
+        rows = flood(chosen.events, max_classes=chosen.max_classes, state=state, parts=parts)
+    (RESULTS / "predictor_memory.svg").write_text(plot(rows), encoding="utf-8")
+    settled = rows[min(1, len(rows) - 2)]
+    grown = rows[-1]["resident_mb"] - settled["resident_mb"]
+    print(f"from {settled['events']:,} events to {rows[-1]['events']:,}: {grown:+.1f} MB")
     print(save("predictor_memory", rows, max_classes=chosen.max_classes))
 
 

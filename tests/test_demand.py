@@ -85,7 +85,7 @@ def test_what_nsight_measured_wins_where_it_was_measured() -> None:
     means = nsight.KernelMeans((0.8, 0.4, 0.2), 5 * MS)
     kernels = nsight.KernelProfiles({("", 2): means})
     found = of_solo(solo(operator(flops=1, ms=1), kernels=kernels), GPU, cores=0, threads=1)
-    assert found == ((0.4, 0.2, 0.1), "NSIGHT")
+    assert found[:2] == ((0.4, 0.2, 0.1), "NSIGHT")
     other = nsight.KernelProfiles({("", 8): means})
     assert of_solo(solo(operator(flops=1, ms=1), kernels=other), GPU, cores=0, threads=1).basis == "OPERATORS"
     assert of_solo(solo(kernels=other), GPU, cores=0, threads=1).basis == "OUTSIDE"

@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotenant.executor import emulated_gpu
-from cotenant.executor.emulated_gpu import LAUNCH_GAP_NS, EmulatedGpu, Kernel, fair_level, personalities, progress_rates
+from cotenant.executor.emulated_gpu import (
+    DRAIN_NS,
+    LAUNCH_GAP_NS,
+    LAWS,
+    EmulatedGpu,
+    Kernel,
+    fair_level,
+    personalities,
+    progress_rates,
+)
 
 MS = 1_000_000
 shares = st.floats(0, 1)
@@ -25,6 +34,19 @@ def run(gpu: EmulatedGpu) -> dict[int, float]:
     while (at_ns := gpu.next_finish_ns()) is not None:
         ends.update({stream.key: stream.finished_ns for stream in gpu.finished(at_ns)})
     return ends
+
+
+@pytest.mark.usefixtures("silent")
+def test_a_kernel_waits_for_blocks_to_drain_and_then_has_its_share() -> None:
+    """Beside one that holds all SMs: nothing for as long as its blocks run, half of what it needs from then on."""
+    lasts = {}
+    for law in LAWS:
+        gpu = EmulatedGpu(1, law=law)
+        gpu.start(0, 1, [Kernel(10_000_000, 1.0, 0.0, 0.0)])
+        lasts[law] = gpu.foretell(1_000_000, [Kernel(1_000_000, 1.0, 0.0, 0.0)])
+    assert lasts["fair"] == pytest.approx(2_000_000, rel=0.01)
+    assert lasts["draining"] == pytest.approx(DRAIN_NS + 2_000_000, rel=0.01)
+    assert lasts["leftover"] > 9_000_000
 
 
 @pytest.mark.usefixtures("silent")
@@ -72,7 +94,7 @@ def test_under_the_leftover_law_who_came_first_keeps_its_sms() -> None:
 
 
 @pytest.mark.usefixtures("silent")
-@pytest.mark.parametrize("law", ["fair", "leftover"])
+@pytest.mark.parametrize("law", LAWS)
 def test_what_is_foretold_comes_true_where_nobody_comes_later(law: str) -> None:
     gpu = EmulatedGpu(law=law)
     kernels = [Kernel(300_000.0, 0.8, 0.4, 0.3), Kernel(200_000.0, 0.3, 0.9, 0.5)]
@@ -85,7 +107,7 @@ def test_what_is_foretold_comes_true_where_nobody_comes_later(law: str) -> None:
 
 
 def test_a_law_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="there are fair, leftover"):
+    with pytest.raises(ValueError, match="there are fair, leftover, draining"):
         EmulatedGpu(law="fairest")
 
 

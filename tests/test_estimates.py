@@ -13,13 +13,21 @@ from cotenant.runtime.estimates import (
     ClassEstimate,
     EstimateTable,
     PairCorrection,
+    Phase,
     QuantileFactor,
     SetEstimate,
     factor_at,
     features,
+    sound_phases,
+    waits,
 )
 
 A, B, C = (BatchClass(name, "1", 1) for name in "abc")
+
+
+def together(known: EstimateTable, *classes: BatchClass) -> tuple[float, ...]:
+    """Rates while all run, each in its first phase."""
+    return known.rates(tuple(known.stages(c)[0] for c in classes))
 
 
 def table(*classes: ClassEstimate, sets: tuple[SetEstimate, ...] = ()) -> EstimateTable:
@@ -86,26 +94,77 @@ def test_a_co_runner_without_a_profile_is_taken_to_want_everything() -> None:
     assert table(a, ClassEstimate(B, 1000)).progress_rate(A, (B,)) == pytest.approx(1 / 1.5)
 
 
+shares = st.lists(st.floats(0, 1), min_size=3, max_size=3).map(tuple)
+durations = st.one_of(st.just(0.0), st.floats(1e3, 1e8))
+
+
 @given(
-    st.lists(st.floats(0, 1), min_size=3, max_size=3).map(tuple),
-    st.lists(st.floats(-3, 3), min_size=1, max_size=13).map(tuple),
-    st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3).map(tuple), min_size=1, max_size=4),
+    shares,
+    durations,
+    st.lists(st.floats(-3, 3), min_size=1, max_size=14).map(tuple),
+    st.lists(st.tuples(shares, durations), min_size=1, max_size=4),
 )
 def test_what_is_evaluated_in_one_go_is_the_formula(
-    own: tuple[float, ...], weights: tuple[float, ...], others: list[tuple[float, ...]]
+    own: tuple[float, ...],
+    kernel_ns: float,
+    weights: tuple[float, ...],
+    others: list[tuple[tuple[float, ...], float]],
 ) -> None:
-    classes = [ClassEstimate(BatchClass(f"o{i}", "1", 1), 1000, d) for i, d in enumerate(others)]
-    pressure = [sum(column) for column in zip(*others, strict=True)]
-    delay = sum(w * x for w, x in zip(weights, features(own, pressure, len(others)), strict=False))
-    rate = table(ClassEstimate(A, 1000, own, weights), *classes).progress_rate(A, [c.batch_class for c in classes])
-    assert rate == pytest.approx(1 / min(50, max(1, 1 + delay)), abs=1e-9)
+    classes = [ClassEstimate(BatchClass(f"o{i}", "1", 1), 1000, d, kernel_ns=k) for i, (d, k) in enumerate(others)]
+    pressure = [sum(column) for column in zip(*(d for d, _ in others), strict=True)]
+    phi = features(own, pressure, len(others), kernel_ns, sum(d[0] * k for d, k in others))
+    delay = sum(w * x for w, x in zip(weights, phi, strict=False))
+    victim = ClassEstimate(A, 1000, own, weights, kernel_ns=kernel_ns)
+    rate = table(victim, *classes).progress_rate(A, [c.batch_class for c in classes])
+    assert rate == pytest.approx(1 / min(50, max(1, 1 + delay)), abs=1e-6)
+
+
+def test_kernels_wait_for_those_that_hold_the_processors() -> None:
+    assert waits(0.5, 0.4, 1e4, 1e6) == 0.0  # there is room for both
+    assert waits(0.5, 0.9, 0.0, 1e6) == 0.0  # of unknown duration
+    # Two that need 0.8 each: one lacks 0.75 of that, and as long as the other's kernel lasts.
+    assert waits(0.8, 0.8, 1e5, 0.8e5) == pytest.approx(0.75 * 0.8 / (1 + 0.25 * 0.8))
+    short, long = waits(0.8, 0.8, 1e5, 1e4), waits(0.8, 0.8, 1e5, 1e9)
+    assert short < 0.1
+    assert long == pytest.approx(3.0, rel=0.01)
+    # Beside two that leave nothing a short kernel waits nearly for theirs.
+    assert 10.0 < waits(0.8, 1.9, 1e5, 2e6) < 20.0
+
+
+def test_a_class_with_phases_is_evaluated_in_each_and_on_average() -> None:
+    """Its neighbour suffers what it does now, and whoever does not follow phases reads the mean."""
+    light, heavy = Phase(0.25, (0.2,)), Phase(1.0, (0.8,))
+    known = table(
+        ClassEstimate(A, 1000, (0.65,), (0.0, 0.0), phases=(light, heavy)),
+        ClassEstimate(B, 1000, (0.5,), (0.0, 1.0)),
+    )
+    (b,) = known.stages(B)
+    slowdowns = [1 / known.rates((b, stage))[0] for stage in known.stages(A)]
+    assert slowdowns == pytest.approx([1.2, 1.8])
+    assert 1 / known.progress_rate(B, [A]) == pytest.approx(1.65)
+
+
+@pytest.mark.parametrize(
+    ("phases", "resources"),
+    [
+        ((Phase(0.5, (0.1,)),), 1),  # ends before the work does
+        ((Phase(0.7, (0.1,)), Phase(0.7, (0.1,)), Phase(1.0, (0.1,))), 1),
+        ((Phase(1.0, (0.1,)),), 2),
+        ((Phase(1.0, (math.nan,)),), 1),
+        ((Phase(1.0, (0.1,), -1.0),), 1),
+        ((Phase(math.nan, (0.1,)), Phase(1.0, (0.1,))), 1),
+    ],
+)
+def test_phases_that_cannot_be(phases: tuple[Phase, ...], resources: int) -> None:
+    assert not sound_phases(phases, resources)
+    assert sound_phases((Phase(0.5, (0.1,) * resources), Phase(1.0, (0.2,) * resources, 1e5)), resources)
 
 
 def test_a_change_is_seen_at_once() -> None:
     known = table(ClassEstimate(A, 1000, (0.5,), (0.2, 0.0, 0.0)), ClassEstimate(B, 1000, (0.5,), (0.0,)))
-    assert known.set_rates((A, B))[0] == pytest.approx(1 / 1.2)
+    assert together(known, A, B)[0] == pytest.approx(1 / 1.2)
     known.update([ClassEstimate(A, 1000, (0.5,), (0.4, 0.0, 0.0))], [], complete=False)
-    assert known.set_rates((A, B))[0] == pytest.approx(1 / 1.4)
+    assert together(known, A, B)[0] == pytest.approx(1 / 1.4)
     known.update([], [], complete=True)
     assert known.progress_rate(A, (B,)) == 0.5
 
@@ -117,7 +176,7 @@ demands = st.lists(st.floats(0, 1), min_size=3, max_size=3).map(tuple)
 @given(st.lists(st.tuples(demands, st.lists(numbers, max_size=9).map(tuple)), min_size=1, max_size=5))
 def test_rates_are_always_usable(rows: list[tuple[tuple[float, ...], tuple[float, ...]]]) -> None:
     classes = [ClassEstimate(BatchClass(f"m{i}", "1", 1), 1000, d, s) for i, (d, s) in enumerate(rows)]
-    rates = table(*classes).set_rates(tuple(c.batch_class for c in classes))
+    rates = together(table(*classes), *(c.batch_class for c in classes))
     assert all(MIN_RATE <= rate <= 1.0 and math.isfinite(rate) for rate in rates)
 
 

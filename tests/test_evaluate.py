@@ -167,9 +167,11 @@ def test_prequential_never_peeks(tmp_path: Path, spy: list[tuple[Any, ...]]) -> 
     )
     row = only(judged(log, predictors=["spy"]))
     a, b = klass("a"), klass("b")
-    met_by_a = Running(a, (Slice(2 * MS, ()),))
-    met_by_b = Running(b, (Slice(8 * MS, (a,)),))
-    b_then = Running(b, (Slice(8 * MS, (a,)), Slice(3 * MS, (klass("c"),)), Slice(2 * MS, ())))
+    c = klass("c")
+    met_by_a = Running(a, (Slice(2 * MS, (), 10 * MS),))
+    with_a, with_c = Slice(8 * MS, (a,), 12 * MS, (10 * MS,)), Slice(3 * MS, (c,), 20 * MS, (20 * MS,))
+    met_by_b = Running(b, (with_a,))
+    b_then = Running(b, (with_a, with_c, Slice(2 * MS, (), 23 * MS)))
     assert [note for note in spy if note[0] != "explain"] == [
         *(("profile", model) for model in "abcd"),
         ("forecast", "a", ()),
@@ -183,7 +185,7 @@ def test_prequential_never_peeks(tmp_path: Path, spy: list[tuple[Any, ...]]) -> 
         ("learn", "d", 8 * MS, 1),
     ]
     explained = [note for note in spy if note[0] == "explain"]
-    assert explained[0] == ("explain", "a", (Slice(2 * MS, ()), Slice(8 * MS, (b,))))
+    assert explained[0] == ("explain", "a", (Slice(2 * MS, (), 10 * MS), Slice(8 * MS, (b,), 12 * MS, (12 * MS,))))
     first = spy.index(explained[0])
     assert spy[first + 1][:2] == ("learn", "a")  # explained before it was learned
     assert row.all.explained is not None

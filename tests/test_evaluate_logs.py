@@ -93,9 +93,18 @@ def test_the_converter_makes_a_log_of_a_table(tmp_path: Path) -> None:
     assert list(recording.devices["gpu-0"].resources) == ["sm", "l2", "dram"]
     second, third = recording.batches[1:3]
     vision, text = klass("resnet50 x4"), klass("bert")
-    assert second.seen.slices == (Slice(2 * MS, ()), Slice(8 * MS, (vision,)))
-    assert third.seen.slices == (Slice(8 * MS, (text,)), Slice(1 * MS, ()), Slice(2 * MS, (text,)))
-    assert third.running == (Running(text, (Slice(2 * MS, ()),)),)
+    began = second.started_ns, third.started_ns
+    first = recording.batches[0].started_ns
+    assert second.seen.slices == (
+        Slice(2 * MS, (), began[0]),
+        Slice(8 * MS, (vision,), began[0] + 2 * MS, (began[1],)),
+    )
+    assert [part[:2] for part in third.seen.slices] == [(8 * MS, (text,)), (1 * MS, ()), (2 * MS, (text,))]
+    # The table tells who was there; which batch each was follows from when they began.
+    assert third.seen.slices[0].began_ns == (began[0],)
+    assert third.seen.slices[2].began_ns == (recording.batches[3].started_ns,)
+    assert first < began[0] < began[1]
+    assert third.running == (Running(text, (Slice(2 * MS, (), began[0]),)),)
     assert [ran.work_ns for ran in recording.batches] == [6.7 * MS, 8 * MS, 6.7 * MS, 8 * MS, 6.7 * MS]
     assert judged(log, predictors=["fluid", "static-rls"]).batches == 5
 

@@ -92,13 +92,34 @@ def profiles(folder: Path) -> nsight.KernelProfiles:
     return found
 
 
+def means(found: nsight.KernelProfiles, batch_size: int, bucket: str, work_ns: int) -> tuple[float, ...] | None:
+    course = found.demand(batch_size, bucket, work_ns)
+    return course.demand if course else None
+
+
+def test_a_batchs_course_is_that_of_its_kernels(tmp_path: Path) -> None:
+    """A long one that computes and then a short one: two phases, of the nearer size where that was not measured."""
+    (tmp_path / "ncu-b2.csv").write_text(RAW)
+    course = profiles(tmp_path).demand(2, "", 8000)
+    assert course is not None
+    assert [p.end for p in course.phases] == pytest.approx([0.75, 1.0])
+    assert [p.kernel_ns for p in course.phases] == pytest.approx([3000, 1000])
+    assert [p.demand[0] for p in course.phases] == pytest.approx([0.40, 0.02])  # half of the time passes between them
+    assert course.kernel_ns == pytest.approx(2000)
+    (tmp_path / "ncu-b6.csv").write_text(RAW.replace("3,000", "9,000"))
+    between = profiles(tmp_path).demand(3, "", 8000)
+    assert between is not None
+    assert [p.end for p in between.phases] == pytest.approx([0.75, 1.0])
+    assert between.kernel_ns == pytest.approx(5500 / 2)  # a quarter of the way from 4 us to 10 us
+
+
 def test_gaps_between_kernels_are_idle(tmp_path: Path) -> None:
     (tmp_path / "ncu-b2.csv").write_text(RAW)
     found = profiles(tmp_path)
-    assert found.demand(2, "", 4000) == pytest.approx(MEANS)
-    assert found.demand(2, "", 16000) == pytest.approx(tuple(mean / 4 for mean in MEANS))
+    assert means(found, 2, "", 4000) == pytest.approx(MEANS)
+    assert means(found, 2, "", 16000) == pytest.approx(tuple(mean / 4 for mean in MEANS))
     # Longer under the profiler than without it: no gaps, and never more than the kernels themselves.
-    assert found.demand(2, "", 1000) == pytest.approx(MEANS)
+    assert means(found, 2, "", 1000) == pytest.approx(MEANS)
 
 
 def test_sizes_between_two_that_were_measured_are_interpolated_and_none_beyond(tmp_path: Path) -> None:
@@ -107,22 +128,22 @@ def test_sizes_between_two_that_were_measured_are_interpolated_and_none_beyond(t
         RAW.replace('"80.00"', '"40"').replace('"4"', '"24"').replace("3,000", "5,000")
     )
     found = profiles(tmp_path)
-    low, high = found.demand(2, "", 10**6), found.demand(6, "", 10**6)
+    low, high = means(found, 2, "", 10**6), means(found, 6, "", 10**6)
     assert low is not None
     assert high is not None
-    middle = found.demand(4, "", 5000)  # kernels of (4 us + 6 us) / 2 fill it
+    middle = means(found, 4, "", 5000)  # kernels of (4 us + 6 us) / 2 fill it
     assert middle is not None
     assert middle[0] == pytest.approx((MEANS[0] + (5 * 0.40 + 0.24) / 6) / 2)
-    assert found.demand(1, "", 4000) is None
-    assert found.demand(7, "", 4000) is None
+    assert means(found, 1, "", 4000) is None
+    assert means(found, 7, "", 4000) is None
 
 
 def test_a_bucket_has_files_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "ncu-b2-s64.csv").write_text(RAW)
     found = profiles(tmp_path)
-    assert found.demand(2, "64", 4000) == pytest.approx(MEANS)
-    assert found.demand(2, "32", 4000) is None
-    assert found.demand(2, "", 4000) is None
+    assert means(found, 2, "64", 4000) == pytest.approx(MEANS)
+    assert means(found, 2, "32", 4000) is None
+    assert means(found, 2, "", 4000) is None
 
 
 def test_a_file_that_cannot_be_used_is_told_and_the_others_count(tmp_path: Path) -> None:
@@ -138,5 +159,5 @@ def test_a_file_that_cannot_be_used_is_told_and_the_others_count(tmp_path: Path)
     assert "line 7: SM throughput is '?'" in told["ncu-b1.csv"]
     assert "ncu-bSIZE.csv" in told["ncu-batch4.csv"]
     assert set(told) == {"ncu-b1.csv", "ncu-b3.csv", "ncu-batch4.csv", "ncu-b5.csv"}
-    assert found.demand(2, "", 4000) == pytest.approx(MEANS)
-    assert found.demand(1, "", 4000) is None
+    assert means(found, 2, "", 4000) == pytest.approx(MEANS)
+    assert means(found, 1, "", 4000) is None

@@ -22,9 +22,10 @@ from cotenant.predictor.contract.__main__ import Result, run_checks
 from cotenant.predictor.intake import Intake
 from cotenant.predictor.keeping import Keeper
 from cotenant.predictor.known_device import KnownDevice
+from cotenant.predictor.observations import Observation, Slice
 from cotenant.predictor.publishing import Watcher
 from cotenant.predictor.store import Store
-from cotenant.runtime.estimates import ClassEstimate
+from cotenant.runtime.estimates import BatchClass, ClassEstimate, Phase
 from cotenant.v1 import predictor_pb2 as pb
 from cotenant.v1 import predictor_pb2_grpc
 
@@ -151,6 +152,7 @@ def _altering(change: Callable[[ClassEstimate], dict[str, Any]]) -> Callable[[Pa
 
 
 tells_nan = _altering(lambda told: {"sensitivity": (float("nan"), *told.sensitivity[1:])})
+tells_phases_that_never_end = _altering(lambda told: {"phases": (Phase(0.5, told.demand),)})
 tells_bounds_below_the_forecast = _altering(
     lambda told: {"quantiles": tuple(msgspec.structs.replace(q, factor=0.9) for q in told.quantiles)}
 )
@@ -167,14 +169,17 @@ def ignores_interests(patch: Patch) -> None:
 
 
 def believes_anything(patch: Patch) -> None:
-    patch.setattr(Intake, "_slices", _any_slices)
+    learn = knowledge.Knowledge._learn
+    a, b = (BatchClass(model, "1", 1) for model in "ab")
+    absurd = Observation(a, 90_000_000, (Slice(90_000_000, (b,)),))
 
+    def patched(self: knowledge.Knowledge, known: KnownDevice, event: Any) -> None:
+        before = self.intake.rejected.total()
+        learn(self, known, event)
+        for _ in range(50 * (self.intake.rejected.total() - before)):
+            self.learn_batch(known, absurd)
 
-def _any_slices(self: Intake, known: Any, message: Any) -> Any:
-    from cotenant.predictor.observations import Slice
-
-    others = [self.batch_class(c) for part in message.slices for c in part.co_runners[:1]]
-    return (Slice(10**12, tuple(c for c in others if c)),)
+    patch.setattr(knowledge.Knowledge, "_learn", patched)
 
 
 def falls_over_broken_events(patch: Patch) -> None:
@@ -235,6 +240,7 @@ BREAKS: list[tuple[Callable[[Patch], None], checks.Check, str]] = [
     (keeps_its_progress_to_itself, estimates.says_how_far_it_has_learned, "`learned_through` must name"),
     (believes_in_no_slowdown, estimates.tells_what_it_observed, "'a' beside 'b' is not within 1.5 to 2.6"),
     (tells_nan, estimates.numbers_are_finite_and_bounds_are_ordered, "are not finite"),
+    (tells_phases_that_never_end, estimates.numbers_are_finite_and_bounds_are_ordered, "the last at 1"),
     (tells_bounds_below_the_forecast, estimates.numbers_are_finite_and_bounds_are_ordered, "below 1 it is none"),
     (tells_bounds_upside_down, estimates.numbers_are_finite_and_bounds_are_ordered, "below that at a lower level"),
     (tells_no_bounds, estimates.levels_are_honoured, "no `quantiles` are told"),

@@ -87,8 +87,8 @@ async def connected(stack: Stack) -> None:
     async with asyncio.timeout(20):
         while not (await version(stack))[0]:
             await asyncio.sleep(0.05)
-        first = (await version(stack))[1]
-        while (await version(stack))[1] <= first:
+        first = (await version(stack))[1]  # perhaps still of the predictor before, which counted on its own
+        while (await version(stack))[1] == first:
             await asyncio.sleep(0.05)
 
 

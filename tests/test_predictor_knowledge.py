@@ -214,6 +214,21 @@ def test_a_learner_that_fails_does_not_stop_the_stream(monkeypatch: pytest.Monke
     assert device.batches == 61
 
 
+def test_a_learner_that_fails_at_what_an_executor_repeats_does_not_refuse_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    known_all, device = taught(lesson())
+    learn_profile = device.model.learner.learn_profile
+
+    def fail(profile: Any) -> None:
+        if profile.batch_class.model == "c":
+            raise ValueError("theirs")
+        learn_profile(profile)
+
+    monkeypatch.setattr(device.model.learner, "learn_profile", fail)
+    known_all.introduce(device, [profiled(0, model).class_profiled for model in "cd"])
+    assert known_all.intake.rejected == {"learner failed": 1}
+    assert BatchClass("d", "1", 1) in device.model.classes
+
+
 # ---- sequences
 
 
@@ -326,6 +341,8 @@ def test_a_device_with_other_resources_starts_anew_from_its_solo_times() -> None
     changes = kept.changes(known_all, known_all.unsaved_since())
     assert {c.batch_class for _, c in changes.classes} == {A, B}
     assert changes.gone_classes == []
+    known_all.learn(again, 1, lesson(), opening=True)  # the same executor sends again what was not acknowledged
+    assert again.batches == 0
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def observe(noise: random.Random, victim: str, spread: float = 0.02) -> Observat
         duration = min(noise.uniform(0.2, 1.0) * WORK[victim], left / rate)
         left -= duration * rate
         slices.append(Slice(max(1, round(duration)), tuple(sorted(map(klass, others)))))
-    return Observation(klass(victim), sum(d for d, _ in slices), tuple(slices))
+    return Observation(klass(victim), sum(part.duration_ns for part in slices), tuple(slices))
 
 
 def profiled() -> DeviceModel:

@@ -163,6 +163,82 @@ def test_interests_are_told_on_top_with_their_bounds_and_again_when_they_move() 
     assert told.table.sets[A, (A, B)].slowdown > 1.2 * explicit.slowdown
 
 
+def test_sets_told_before_a_device_came_back_changed_are_told_anew() -> None:
+    told = Told("static-rls")
+    told.profile("a", "b")
+    told.learn(*[("a", 40.0, "b"), ("b", 40.0, "a"), ("a", 60.0, "bb")] * 20)
+    told.settle()
+    assert told.table.progress_rate(A, [B]) < 0.5
+    assert told.table.progress_rate(A, [B, B]) < 0.5
+    told.device = told.knowledge.device(DeviceSpec("gpu-0", "emulated", "", ("sm",)))  # starts from solo times
+    told.settle()
+    believed = told.device.slowdown(SetKey(A, (B, B)))
+    assert believed < 1.5
+    assert 1 / told.table.progress_rate(A, [B, B]) == pytest.approx(believed, rel=0.01)
+
+
+def test_what_is_learned_while_a_push_is_sent_is_not_said_to_be_told() -> None:
+    for learner in ("fluid", "static-rls"):
+        told = Told(learner)
+        told.profile("a", *(f"m{i}" for i in range(1500)))
+        told.learn(("a", 12.0, ""))  # what ran last comes first
+        told.watcher.news(told.device, *told.device.news())
+        known, frames = told.sequence, told.watcher.frames(told.versions)
+        first = next(frames)
+        told.learn(*[("a", 19.0, "")] * 5)  # while the first frame is being sent
+        last = list(frames)[-1]
+        assert first.classes[0].batch_class.model == "a"
+        assert first.classes[0].sample_count == 1
+        assert [through.sequence for through in last.learned_through] == [known]
+        assert told.settle()[-1].learned_through[0].sequence == told.sequence == known + 5
+
+
+def test_many_interests_are_told_once_and_not_again_and_again() -> None:
+    names = [f"m{i}" for i in range(40)]
+    sets = [
+        pb.Colocation(device_id="gpu-0", batches=map(batch_class, together))
+        for together in itertools.islice(itertools.combinations(names, 6), 4000)
+    ]
+    told = Told(interests=sets)
+    told.profile(*names)
+    told.settle()
+    assert len(told.table.sets) == 24_000
+    told.learn(("m0", 20.0, "a"))
+    assert not any(frame.complete for frame in told.settle())
+
+
+def test_too_many_interests_are_refused() -> None:
+    crowd = pb.Colocation(device_id="gpu-0", batches=[batch_class(f"m{i}") for i in range(64)])
+    assert len(read_interests([crowd])) == 64
+    for interests in ([crowd] * 513, [pb.Colocation()] * 4097):
+        with pytest.raises(ValueError, match="at most 4096 sets of at most 64 batches, 32768 in all"):
+            read_interests(interests)
+
+
+@pytest.mark.parametrize("learner", ["fluid", "static-rls"])
+def test_a_learner_that_fails_for_one_class_keeps_no_other_from_being_told(
+    learner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told(learner)
+    told.profile("a", "b", "c")
+    model = told.device.model.learner
+    estimate, slowdown = model.estimate, model.slowdown
+
+    def fails_for_a(batch_class: BatchClass, *args: Any) -> Any:
+        if batch_class == A:
+            raise IndexError("theirs")
+        return slowdown(batch_class, *args) if args else estimate(batch_class)
+
+    monkeypatch.setattr(model, "estimate", fails_for_a)
+    monkeypatch.setattr(model, "slowdown", fails_for_a)
+    told.learn(*[("b", 15.0, "c"), ("c", 15.0, "b"), ("a", 15.0, "b")] * 5)
+    told.settle()
+    assert set(told.table.classes) == {B, C}
+    if learner == "static-rls":
+        assert {(B, (C,)), (C, (B,))} <= set(told.table.sets)
+    assert told.knowledge.intake.examples["learner failed"] == "IndexError: theirs"
+
+
 def test_what_was_forgotten_is_told_by_a_complete_push_before_it_piles_up() -> None:
     told = Told(max_classes=2000)
     told.push()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -269,6 +270,27 @@ def test_a_new_device_of_the_same_make_starts_from_its_sibling(tmp_path: Path) -
         assert basis["c"] == predictor_pb2.BASIS_PROFILE
         elder, younger = subscriber.slowdown("gpu-0", "a", "b"), subscriber.slowdown("gpu-1", "a", "b")
         assert younger == pytest.approx(elder, rel=0.01)
+
+
+def test_a_sibling_that_cannot_be_copied_leaves_its_solo_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cotenant.predictor.device_model import DeviceModel
+    from cotenant.predictor.service import PredictorService
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("cannot be pickled")
+
+    async def scenario() -> None:
+        service = PredictorService(Store(None))
+        device = service.knowledge.device(knowledge_spec())
+        service.knowledge.learn(device, 1, lesson(), opening=True)
+        monkeypatch.setattr(DeviceModel, "dump_class", fail)
+        twin = dataclasses.replace(device.spec, device_id="gpu-1")
+        made = service.knowledge.device(twin, await service._copy_of_elder(twin))
+        assert {c.model: made.estimate(c, ()).work_ns for c in made.model.classes} == pytest.approx(
+            {"a": 10_000_000, "b": 10_000_000}, rel=0.01
+        )
+
+    asyncio.run(scenario())
 
 
 # ---- learners

@@ -17,10 +17,10 @@ def test_the_seed_papers_figure_4() -> None:
     timeline = Timeline()
     timeline.begin(1, A, 100)
     timeline.begin(2, B, 150)
-    assert timeline.end(1, 170) == (170, [Slice(50, ()), Slice(20, (B,))])
+    assert timeline.end(1, 170) == (170, [Slice(50, ()), Slice(20, (B,), (0,))])
     timeline.begin(3, C, 180)
-    assert timeline.end(2, 300)[1] == [Slice(20, (A,)), Slice(10, ()), Slice(120, (C,))]
-    assert timeline.end(3, 310)[1] == [Slice(120, (B,)), Slice(10, ())]
+    assert timeline.end(2, 300)[1] == [Slice(20, (A,), (50,)), Slice(10, ()), Slice(120, (C,), (0,))]
+    assert timeline.end(3, 310)[1] == [Slice(120, (B,), (30,)), Slice(10, ())]
     assert timeline.running == 0
 
 
@@ -28,7 +28,17 @@ def test_a_class_beside_itself_counts_as_often_as_it_runs() -> None:
     timeline = Timeline()
     for key in (1, 2, 3):
         timeline.begin(key, A, 10)
-    assert timeline.end(1, 20)[1] == [Slice(10, (A, A))]
+    assert timeline.end(1, 20)[1] == [Slice(10, (A, A), (0, 0))]
+
+
+def test_one_that_takes_the_place_of_another_of_its_class_is_another() -> None:
+    """How far a neighbour is in its work is read from how long it has run: one slice cannot hold two of them."""
+    timeline = Timeline()
+    timeline.begin(1, A, 0)
+    timeline.begin(2, B, 10)
+    timeline.end(2, 40)
+    timeline.begin(3, B, 40)
+    assert timeline.end(1, 60)[1] == [Slice(10, ()), Slice(30, (B,), (0,)), Slice(20, (B,), (0,))]
 
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(1, 500), st.sampled_from([A, B, C])), max_size=12))

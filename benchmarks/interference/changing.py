@@ -14,9 +14,8 @@ import msgspec
 from recordings import PATIENCE, solo_ns
 
 from cotenant.executor.emulated_gpu import EmulatedGpu, Kernel, Stream, personalities
-from cotenant.predictor.observations import Profile
 from cotenant.scheduler import events as ev
-from cotenant.scheduler.simulate import START_NS, SimulatedModel, Simulation, SimulationOutcome
+from cotenant.scheduler.simulate import START_NS, SimulatedModel, Simulation, SimulationOutcome, as_learned
 
 MODELS = ("resnet50", "transformer_xl", "bert")
 NEW = UNREPORTED = "retinanet"
@@ -139,8 +138,7 @@ class ChangingSimulation(Simulation):
 
     def _note(self, event: ev.Event, outcome: SimulationOutcome) -> None:
         if isinstance(event, ev.ClassProfiled) and event.profile.batch_class.model == self.change.deployed:
-            told = Profile(event.profile.batch_class, event.profile.work_ns, event.profile.demand)
-            self._learners[event.device_id].learn_profile(told)
+            self._learners[event.device_id].learn_profile(as_learned(event.profile))
         super()._note(event, outcome)
 
     def _arrivals(self, start_ns: int, duration_ns: int) -> Iterator[ev.RequestArrived]:
@@ -169,4 +167,4 @@ class ChangingSimulation(Simulation):
 
 def without_demand(profile: ev.Profile) -> ev.Profile:
     """A measurement without resource profile."""
-    return msgspec.structs.replace(profile, demand=())
+    return msgspec.structs.replace(profile, demand=(), kernel_ns=0.0, phases=())

@@ -15,6 +15,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -36,20 +37,26 @@ def logs_of(device: str, chosen: ModelSet, folder: Path, **how: Any) -> list[Pat
     if all(any(path.parent.glob(path.name + "*")) for path in wanted) and (folder / "complete").exists():
         return wanted
     folder.mkdir(parents=True, exist_ok=True)
+    for part in folder.glob("load*"):  # of a run that was interrupted, which would be continued
+        if part.is_dir():
+            rmtree(part)
+        else:
+            part.unlink()
     made = simulate(chosen, folder, **how) if device == "emulated" else serve(chosen, folder, **how)
     (folder / "complete").touch()
     return made
 
 
-def measure(device: str, folder: Path, **how: Any) -> list[dict[str, Any]]:
-    """One case (a law, a concurrency, a seed): all learners on all sets."""
+def measure(device: str, folder: Path, percentile: float, **how: Any) -> list[dict[str, Any]]:
+    """One case (a law, a concurrency, a seed): all learners on all sets; `percentile` is that of solo times."""
     case = {key: value for key, value in how.items() if key in ("law", "concurrency", "seed")}
     chosen = sets(WORKLOADS, device)
     named = folder / "-".join(str(value) for value in case.values())
     logs = {name: logs_of(device, chosen[name], named / name, **how) for name in SETS}
     rows = []
     for name in SETS:
-        plan = Plan(tuple(logs[name]), tuple(PREDICTORS), TRAIN_TEST, tuple(logs["train"]), levels=LEVELS)
+        train = tuple(logs["train"])
+        plan = Plan(tuple(logs[name]), tuple(PREDICTORS), TRAIN_TEST, train, levels=LEVELS, solo_percentile=percentile)
         more = {"device": device, **case, "set": name, "foretold_median": foretold(named / name)}
         rows += [{**more, **row} for row in told(evaluate(plan))]
     return rows
@@ -135,12 +142,17 @@ def main() -> None:
     parser.add_argument("--concurrency", help="only these, comma-separated")
     parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
     parser.add_argument("--seeds", help="only these, comma-separated")
+    parser.add_argument("--laws", help="only these, comma-separated")
+    parser.add_argument(
+        "--percentile", type=float, default=50.0, help="of solo times, that slowdowns are over: 50 or 95"
+    )
     arguments = parser.parse_args()
     fixed = settings(WORKLOADS, arguments.device)
     counts = [int(n) for n in re.findall(r"\d+", arguments.concurrency or "")] or fixed["concurrency"]
     seeds = [int(n) for n in re.findall(r"\d+", arguments.seeds or "")] or fixed["seeds"]
     cases: list[dict[str, Any]] = []
-    for law, concurrency, seed in product(fixed.get("laws", [""]), counts, seeds):
+    laws = arguments.laws.split(",") if arguments.laws else fixed.get("laws", [""])
+    for law, concurrency, seed in product(laws, counts, seeds):
         how: dict[str, Any] = {"concurrency": concurrency, "seed": seed, "seconds": fixed["seconds"]}
         if arguments.device == "emulated":
             how |= {"law": law, "max_batch_size": fixed["max_batch_size"]}
@@ -151,11 +163,14 @@ def main() -> None:
     jobs = arguments.jobs if arguments.device == "emulated" else 1  # real batches must have the machine to themselves
     with ProcessPoolExecutor(jobs) as pool:
         folder = arguments.folder / arguments.device
-        for done in as_completed([pool.submit(measure, arguments.device, folder, **how) for how in cases]):
+        for done in as_completed(
+            [pool.submit(measure, arguments.device, folder, arguments.percentile, **how) for how in cases]
+        ):
             rows += done.result()
             print(f"{len(rows) // len(PREDICTORS) // len(SETS)} of {len(cases)} done", file=sys.stderr)
     rows.sort(key=lambda row: (row.get("law", ""), row["concurrency"], row["seed"], SETS.index(row["set"])))
-    path = save(f"interference-table1-{arguments.device}", rows)
+    over = "" if arguments.percentile == 50.0 else f"-over-p{arguments.percentile:.0f}"
+    path = save(f"interference-table1-{arguments.device}{over}", rows)
     print(summary(rows))
     print(f"\nraw results in {path}")
 

@@ -10,6 +10,7 @@ COMMANDS = {
     "report": "a page that tells of a recorded run who ran beside whom",
     "top": "live view: who runs beside whom, queues, attainment, prediction error",
     "demo": "the stack, a load and a report, in one command",
+    "profile": "how models run alone: latency over batch sizes, throughput, memory, load time",
     "evaluate": "judge predictors of latency on recorded logs, in one table",
     "replay": "feed a recorded log to a fresh core and compare",
 }

@@ -8,9 +8,10 @@ whom so far, follows from the batches' starts and slices. All this is the same f
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from cotenant.predictor.codec import put_class
 from cotenant.predictor.observations import Observation, Profile, Running, Slice
 from cotenant.runtime.estimates import BatchClass
 from cotenant.v1 import executor_pb2, types_pb2
@@ -97,6 +98,43 @@ def order(step: Step) -> tuple[int, int]:
     return step.at_ns, int(isinstance(step, Launched))
 
 
+def find_neighbours(batches: Sequence[Ran]) -> None:
+    """Which batches co-runners were, where slices tell their classes alone. `batches` are in order of start."""
+    present: dict[str, list[Ran]] = defaultdict(list)
+    met: dict[int, list[Ran]] = {}
+    for ran in batches:
+        others = [other for other in present[ran.device_id] if other.ended_ns > ran.started_ns]
+        met[id(ran)] = list(others)
+        for other in others:
+            met[id(other)].append(ran)
+        present[ran.device_id] = [*others, ran]
+    for ran in batches:
+        slices = tuple(
+            part if part.began_ns or not part.co_runners else part._replace(began_ns=_begun(part, met[id(ran)]))
+            for part in ran.seen.slices
+        )
+        if slices != ran.seen.slices:
+            ran.seen = replace(ran.seen, slices=slices)
+            del ran.message.slices[:]
+            for part in slices:
+                elapsed_ns = [part.at_ns - began_ns for began_ns in part.began_ns]
+                told = ran.message.slices.add(duration_ns=part.duration_ns, co_runner_elapsed_ns=elapsed_ns)
+                for known in part.co_runners:
+                    put_class(told.co_runners.add(), known)
+
+
+def _begun(part: Slice, met: Sequence[Ran]) -> tuple[int, ...]:
+    """When each co-runner of a slice began; empty if one cannot be found."""
+    middle_ns = part.at_ns + part.duration_ns // 2
+    there = [
+        other for other in met if other.started_ns <= middle_ns < other.ended_ns and other.started_ns <= part.at_ns
+    ]
+    there.sort(key=lambda other: (other.batch_class, other.started_ns))
+    if tuple(other.batch_class for other in there) != part.co_runners:
+        return ()
+    return tuple(other.started_ns for other in there)
+
+
 def find_running(batches: Sequence[Ran]) -> None:
     """What ran on each device when a batch started, and beside whom so far. `batches` are in order of start."""
     present: dict[str, list[Ran]] = defaultdict(list)
@@ -113,6 +151,6 @@ def _until(slices: Sequence[Slice], elapsed_ns: int) -> tuple[Slice, ...]:
     for part in slices:
         if elapsed_ns <= 0:
             break
-        found.append(Slice(min(part.duration_ns, elapsed_ns), part.co_runners))
+        found.append(part._replace(duration_ns=min(part.duration_ns, elapsed_ns)))
         elapsed_ns -= part.duration_ns
     return tuple(found)

@@ -109,8 +109,11 @@ def _coverage(result: EvaluationResult, index: int, level: float) -> str:
     return draw(f"Share of 501 neighbouring batches within the {level:.4g} bound", along, share, lines, mark=level)
 
 
-def draw(title: str, x: Axis, y: Axis, lines: Sequence[Line], *, mark: float | None = None) -> str:
-    """A plot with one line per predictor and a legend; "" if no line has points. `mark` is a level to compare with."""
+def draw(title: str, x: Axis, y: Axis, lines: Sequence[Line], *, mark: float | None = None, dots: bool = False) -> str:
+    """A plot with one line per predictor and a legend; "" if no line has points.
+
+    `mark` is a level to compare with; `dots` shows each point.
+    """
     lines = [line for line in lines if line.points]
     if not lines:
         return ""
@@ -128,13 +131,15 @@ def draw(title: str, x: Axis, y: Axis, lines: Sequence[Line], *, mark: float | N
     for i, line in enumerate(lines):
         colour, dash = _COLOURS[i % len(_COLOURS)], _DASHES[i // len(_COLOURS) % len(_DASHES)]
         style = f'fill="none" stroke="{colour}" stroke-width="1.6" stroke-dasharray="{dash}"'
-        path = " ".join(f"{_along(x, a):.1f},{_down(y, b, height):.1f}" for a, b in line.points)
+        places = [(_along(x, a), _down(y, b, height)) for a, b in line.points]
+        path = " ".join(f"{across:.1f},{down:.1f}" for across, down in places)
         row = _TOP + 8 + 16 * i
         parts += [
             f'<polyline points="{path}" {style}/>',
             f'<path d="M{_WIDTH - _RIGHT + 12} {row}h22" {style}/>',
             f'<text x="{_WIDTH - _RIGHT + 40}" y="{row + 4}">{html.escape(_short(line.name))}</text>',
         ]
+        parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in places if dots]
     return "\n".join([*parts, "</svg>", ""])
 
 

@@ -11,8 +11,9 @@ import msgspec
 
 from cotenant.cli import evaluate_solo, report_log
 from cotenant.cli import report_records as records
-from cotenant.cli.evaluate_log import Ended, Launched, Ran, Recording, Told, find_running, order
+from cotenant.cli.evaluate_log import Ended, Launched, Ran, Recording, Told, find_neighbours, find_running, order
 from cotenant.cli.evaluate_solo import Measured, SoloTimes
+from cotenant.predictor.codec import put_class
 from cotenant.predictor.intake import Intake
 from cotenant.runtime.estimates import BatchClass
 from cotenant.v1 import executor_pb2, types_pb2
@@ -114,6 +115,7 @@ class _Reader:
         found = Recording(name, self._devices())
         found.batches = [ran for _, ran in self._ended]
         found.batches.sort(key=lambda ran: (ran.started_ns, ran.batch_id))
+        find_neighbours(found.batches)
         ran_on = ((ran.device_id, ran.seen) for ran in found.batches)
         solo = SoloTimes(self._percentile, ran_on, self._measured)
         for at_ns, device_id, told in self._profiles:
@@ -147,21 +149,15 @@ class _Reader:
         return found
 
 
-def _put_class(message: types_pb2.BatchClass, known: BatchClass) -> None:
-    """Writes a class."""
-    message.model, message.version = known.model, known.version
-    message.batch_size, message.shape_bucket = known.batch_size, known.shape_bucket
-
-
 def _finished(told: records.Finished) -> executor_pb2.BatchFinished | None:
     message = executor_pb2.BatchFinished(failed=told.failed)
     try:
         message.batch_id, message.started_ns, message.duration_ns = told.batch_id, told.started_ns, told.duration_ns
-        _put_class(message.batch_class, told.batch_class)
+        put_class(message.batch_class, told.batch_class)
         for part in told.slices:
-            added = message.slices.add(duration_ns=part.duration_ns)
+            added = message.slices.add(duration_ns=part.duration_ns, co_runner_elapsed_ns=part.co_runner_elapsed_ns)
             for other in part.co_runners:
-                _put_class(added.co_runners.add(), other)
+                put_class(added.co_runners.add(), other)
         if told.forecast:
             message.forecast.work_ns, message.forecast.duration_ns = told.forecast.work_ns, told.forecast.duration_ns
             message.forecast.co_runner_count = told.forecast.co_runner_count
@@ -171,10 +167,11 @@ def _finished(told: records.Finished) -> executor_pb2.BatchFinished | None:
 
 
 def _profiled(told: records.Profile, work_ns: int) -> executor_pb2.ClassProfiled | None:
-    message = executor_pb2.ClassProfiled(demand=told.demand)
+    message = executor_pb2.ClassProfiled(demand=told.demand, kernel_ns=told.kernel_ns)
+    message.phases.extend(types_pb2.Phase(end=p.end, demand=p.demand, kernel_ns=p.kernel_ns) for p in told.phases)
     try:
         message.work_ns, message.samples = work_ns, told.samples
-        _put_class(message.batch_class, told.batch_class)
+        put_class(message.batch_class, told.batch_class)
     except ValueError:
         return None
     return message

@@ -8,13 +8,13 @@ it; with one that takes long to say so, only before every so many, and a remark 
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from cotenant.cli.evaluate_link import INCARNATION, Link
 from cotenant.cli.evaluate_log import Ran, Told
 from cotenant.cli.evaluate_run import NOTHING, Forecast
 from cotenant.predictor.rates import RateLearner
-from cotenant.runtime.estimates import BatchClass, EstimateTable
+from cotenant.runtime.estimates import BatchClass, EstimateTable, Stage
 from cotenant.scheduler import codec
 from cotenant.scheduler import events as ev
 from cotenant.scheduler.books import Device, Running
@@ -29,11 +29,20 @@ class _Rates(RateLearner):
     """Slowdowns of whole lives, by a device's estimates."""
 
     def __init__(self, device: Device) -> None:
+        super().__init__()
         self._device = device
 
-    def rate(self, batch_class: BatchClass, co_runners: Sequence[BatchClass]) -> float:
+    def stages(self, batch_class: BatchClass) -> tuple[Stage, ...]:
         """See `RateLearner`."""
-        return self._device.table.progress_rate(batch_class, co_runners)
+        return self._device.table.stages(batch_class)
+
+    def mean(self, batch_class: BatchClass) -> Stage:
+        """See `RateLearner`."""
+        return self._device.table.mean(batch_class)
+
+    def rate(self, own: Stage, others: tuple[Stage, ...]) -> float:
+        """See `RateLearner`."""
+        return self._device.table.rate(own, others)
 
     def work_ns(self, batch_class: BatchClass) -> float:
         """See `RateLearner`."""
@@ -54,6 +63,7 @@ class Remote:
             name = self._link.sources[device_id].device_id
             spec = ev.DeviceSpec(name, device.kind, device.name, 0, 1, tuple(device.resources))
             self._books[device_id] = Device(spec, INCARNATION, EstimateTable(), 0)
+        self._rates = {device_id: _Rates(book) for device_id, book in self._books.items()}
         self._by_name = {book.spec.device_id: book for book in self._books.values()}
         self._ends: dict[int, int] = {}  # of what runs, by the key it has in its book
         self._waits_s: list[float] = []
@@ -127,7 +137,7 @@ class Remote:
     def explain(self, ran: Ran) -> float:
         """See `Predictor`."""
         self._catch_up(ran.ended_ns)
-        rates = _Rates(self._books[ran.device_id])
+        rates = self._rates[ran.device_id]
         return rates.work_ns(ran.batch_class) * rates.explain(ran.batch_class, ran.seen.slices)
 
     def learn(self, ran: Ran, forecast: Forecast) -> None:

@@ -5,7 +5,7 @@ What later versions add is passed over: fields that are not named here, and even
 
 import msgspec
 
-from cotenant.runtime.estimates import BatchClass, ClassEstimate, SetEstimate
+from cotenant.runtime.estimates import BatchClass, ClassEstimate, Phase, SetEstimate
 
 FORMAT, VERSION = "cotenant-log", 1
 
@@ -48,6 +48,7 @@ class Slice(msgspec.Struct, frozen=True):
 
     duration_ns: int
     co_runners: tuple[BatchClass, ...] = ()
+    co_runner_elapsed_ns: tuple[int, ...] = ()
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -88,6 +89,8 @@ class Profile(msgspec.Struct):
     samples: int = 0
     demand: tuple[float, ...] = ()
     spread: float = 0.0
+    kernel_ns: float = 0.0
+    phases: tuple[Phase, ...] = ()
 
 
 class Table(msgspec.Struct):

@@ -37,10 +37,6 @@ class EmulatedModel:
         """What a batch runs on the device."""
         return [k._replace(duration_ns=k.duration_ns * self._time_scale) for k in self._personality.kernels(batch_size)]
 
-    def demand(self, batch_size: int) -> tuple[float, float, float]:
-        """Mean shares of (sm, l2, dram) in a solo run."""
-        return self._personality.demand(batch_size)
-
     def run(self, inputs: Tensors) -> Tensors:
         """See `Model.run`; takes no emulated time."""
         items = len(next(iter(inputs.values()))) if self._batched else 1

@@ -18,7 +18,8 @@ from typing import Literal, NamedTuple
 from cotenant.executor.backend import Operator
 from cotenant.executor.nsight import KernelProfiles
 from cotenant.executor.peaks import Peaks
-from cotenant.runtime.estimates import BatchClass
+from cotenant.executor.phases import Cut, Piece, cut
+from cotenant.runtime.estimates import BatchClass, Phase
 
 # As `ProfileBasis` of the contract, by name.
 Basis = Literal["NSIGHT", "OPERATORS", "MODEL", "OUTSIDE", "EMULATED"]
@@ -42,6 +43,8 @@ class Demand(NamedTuple):
 
     shares: tuple[float, ...]
     basis: Basis
+    kernel_ns: float = 0.0  # mean duration of its kernels; 0 if unknown
+    phases: tuple[Phase, ...] = ()  # where it is not the same all along
 
 
 def of_solo(solo: Solo, peaks: Peaks, *, cores: int, threads: int) -> Demand:
@@ -56,32 +59,61 @@ def of_solo(solo: Solo, peaks: Peaks, *, cores: int, threads: int) -> Demand:
     occupied = solo.cpu_ns / max(1, solo.work_ns) / cores if cores else 0.0
     known = solo.batch_class
     if solo.kernels and (found := solo.kernels.demand(known.batch_size, known.shape_bucket, solo.work_ns)):
-        return Demand(found, "NSIGHT")
+        return Demand(found.demand, "NSIGHT", found.kernel_ns, found.phases)
     if solo.operators:
-        sm, l2, dram = _counted(solo.operators, solo.work_ns, peaks, peaks.private_bytes * threads)
-        basis: Basis = "OPERATORS" if any(operator.duration_ns for operator in solo.operators) else "MODEL"
-        return Demand((_share(occupied if cores else sm), _share(l2), _share(dram)), basis)
+        busy_s = _counted(solo.operators, solo.work_ns, peaks, peaks.private_bytes * threads)
+        run_s = max(1, solo.work_ns) / 1e9
+        sm, l2, dram = (sum(column) / run_s for column in zip(*busy_s, strict=True))
+        shares = (_share(occupied if cores else sm), _share(l2), _share(dram))
+        if not any(operator.duration_ns for operator in solo.operators):
+            return Demand(shares, "MODEL")
+        found = _cut(solo.operators, busy_s, run_s, occupied if cores else None)
+        return Demand(shares, "OPERATORS", found.kernel_ns, found.phases)
     touched = solo.memory_bytes + solo.io_bytes
     moved = touched / (max(1, solo.work_ns) / 1e9) / peaks.memory_bytes_per_s
     # Nothing tells what the processors of a GPU do: as busy as can be is the safe side.
     return Demand((_share(occupied) if cores else 1.0, _share(touched / peaks.cache_bytes), _share(moved)), "OUTSIDE")
 
 
-def _counted(operators: Sequence[Operator], work_ns: int, peaks: Peaks, private_bytes: int) -> tuple[float, ...]:
-    """Mean over the run of each operator's rates over the peaks, none above 1 for as long as it runs."""
+def _cut(
+    operators: Sequence[Operator], busy_s: Sequence[tuple[float, ...]], run_s: float, occupied: float | None
+) -> Cut:
+    """Phases of a run; `occupied` is the share of the processors throughout, where they are a CPU's.
+
+    What passes between operators is spread over them. Operators of a CPU are no kernels that others wait for.
+    """
+    total_ns = sum(operator.duration_ns for operator in operators)
+    pieces = []
+    for operator, (sm, l2, dram) in zip(operators, busy_s, strict=True):
+        if lasts_s := run_s * operator.duration_ns / total_ns:
+            shares = (
+                _share(sm / lasts_s if occupied is None else occupied),
+                _share(l2 / lasts_s),
+                _share(dram / lasts_s),
+            )
+            pieces.append(Piece(lasts_s * 1e9, float(operator.duration_ns) if occupied is None else 0.0, shares))
+    return cut(pieces)
+
+
+def _counted(
+    operators: Sequence[Operator], work_ns: int, peaks: Peaks, private_bytes: int
+) -> list[tuple[float, float, float]]:
+    """For how many seconds each operator keeps each resource busy, at its peak, and never longer than it runs."""
     total_ns = sum(operator.duration_ns for operator in operators)
     scale = min(1.0, work_ns / total_ns) if total_ns else 0.0  # tracing makes operators longer, never shorter
     footprint = sum(o.weight_bytes for o in operators) + max(o.activation_bytes for o in operators)
-    busy_s = [0.0, 0.0, 0.0]
+    busy_s: list[tuple[float, float, float]] = []
     for operator in operators:
-        needed_s = (
-            operator.flops / rate if (rate := peaks.product_rate(operator.element_bytes)) else 0.0,
-            _missed(operator, footprint, private_bytes) / peaks.cache_bytes_per_s,
-            _missed(operator, footprint, peaks.cache_bytes) / peaks.memory_bytes_per_s,
-        )
+        rate = peaks.product_rate(operator.element_bytes)
         longest_s = operator.duration_ns * scale / 1e9 if total_ns else float("inf")
-        busy_s = [busy + min(needed, longest_s) for busy, needed in zip(busy_s, needed_s, strict=True)]
-    return tuple(busy / (max(1, work_ns) / 1e9) for busy in busy_s)
+        busy_s.append(
+            (
+                min(longest_s, operator.flops / rate if rate else 0.0),
+                min(longest_s, _missed(operator, footprint, private_bytes) / peaks.cache_bytes_per_s),
+                min(longest_s, _missed(operator, footprint, peaks.cache_bytes) / peaks.memory_bytes_per_s),
+            )
+        )
+    return busy_s
 
 
 def _missed(operator: Operator, footprint: int, capacity: int) -> float:

@@ -19,7 +19,7 @@ from cotenant.executor import peaks
 from cotenant.executor.backend import Kernel, Model, Placement, Tensors
 from cotenant.executor.backend_emulated import EmulatedModel
 from cotenant.executor.demand import RESOURCES, Demand, Solo, of_solo
-from cotenant.executor.emulated_gpu import EmulatedGpu
+from cotenant.executor.emulated_gpu import EmulatedGpu, profiled
 from cotenant.executor.peaks import Peaks
 from cotenant.executor.timeline import Slice, Timeline
 from cotenant.runtime.clock import now_ns
@@ -185,8 +185,8 @@ class EmulatedDevice:
         if not isinstance(model, EmulatedModel):
             return Demand((0.0, 0.0, 0.0), "EMULATED")
         noise = np.random.default_rng([self.placement.seed, *str(solo.batch_class).encode()])
-        shares = (d * float(noise.normal(1.0, 0.04)) for d in model.demand(solo.batch_class.batch_size))
-        return Demand(tuple(min(1.0, share) for share in shares), "EMULATED")
+        told = profiled(model.kernels(solo.batch_class.batch_size), lambda: float(noise.normal(1.0, 0.04)))
+        return Demand(told.demand, "EMULATED", told.kernel_ns, told.phases)
 
 
 def open_device(

@@ -8,7 +8,8 @@ interfere: what the others keep in L2 is not there for you, so your DRAM traffic
 is idle for the launch gap. Durations carry seeded noise, per batch and per kernel.
 
 Under a second law, `leftover`, SMs are not shared but kept: a kernel gets what those that began before it have left,
-and waits where they have left nothing. Current GPUs do something between the two.
+and waits where they have left nothing. Under a third, `draining`, it gets what they have left until the blocks that
+ran when it began have drained, and a fair share from then on. Current GPUs do something between the first two.
 
 This is deliberately not the predictor's formula, which knows batches and averages: here contention comes and goes
 with every kernel. The class is pure: it is told the time, by the executor in real time and by the simulator in its
@@ -18,17 +19,22 @@ own. `docs/emulated-gpu.md` lists where each constant comes from.
 import json
 import math
 import random
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from importlib.resources import files
 from typing import NamedTuple
+
+from cotenant.executor.phases import Cut, Piece, cut
+from cotenant.runtime.estimates import Phase
 
 LAUNCH_GAP_NS = 2_000  # between kernels of one stream: a few us on current GPUs
 # How much another's full cache raises one's own DRAM traffic, per unit of both footprints.
 CACHE_INTERFERENCE = 0.6
 BATCH_NOISE = 0.012  # relative standard deviation of a whole batch: clocks, alignment
 KERNEL_NOISE = 0.03
-FAIR, LEFTOVER = LAWS = ("fair", "leftover")
+DRAIN_NS = 100_000  # in which the thread blocks that run have ended, under the third law
+FAIR, LEFTOVER, DRAINING = LAWS = ("fair", "leftover", "draining")
 
 
 class Kernel(NamedTuple):
@@ -73,10 +79,30 @@ class Personality:
 
     def demand(self, batch_size: int) -> tuple[float, float, float]:
         """Time-weighted mean shares of (sm, l2, dram): what a profiler would report of a solo run."""
-        kernels = self.kernels(batch_size)
-        total = sum(k.duration_ns for k in kernels) + LAUNCH_GAP_NS * len(kernels)
-        sm, l2, dram = (sum(k.duration_ns * k[i] for k in kernels) / total for i in (1, 3, 2))
+        sm, l2, dram = profiled(self.kernels(batch_size)).demand
         return sm, l2, dram
+
+
+def profiled(kernels: Sequence[Kernel], error: Callable[[], float] = lambda: 1.0) -> Cut:
+    """What a profiler would tell of a solo run of these kernels, phase by phase.
+
+    Shares are multiplied by one draw of `error` for each resource and by one more for each phase, durations by one.
+    """
+    pieces = []
+    for kernel in kernels:
+        lasts_ns = kernel.duration_ns + LAUNCH_GAP_NS
+        busy = kernel.duration_ns / lasts_ns
+        pieces.append(Piece(lasts_ns, kernel.duration_ns, (busy * kernel.sm, busy * kernel.l2, busy * kernel.dram)))
+    true = cut(pieces)
+    scales = [error() for _ in true.demand]
+    grain = error()
+
+    def told(shares: Iterable[float], *, further: bool) -> tuple[float, ...]:
+        errors = [scale * (error() if further else 1.0) for scale in scales]
+        return tuple(min(1.0, share * e) for share, e in zip(shares, errors, strict=True))
+
+    phases = tuple(Phase(p.end, told(p.demand, further=True), p.kernel_ns * grain) for p in true.phases)
+    return Cut(told(true.demand, further=False), true.kernel_ns * grain, phases)
 
 
 @cache
@@ -196,10 +222,16 @@ def _step(streams: list[Stream], now_ns: float, limit_ns: float, law: str) -> fl
     """Runs to the next change of what runs, or to the limit; returns the instant reached."""
     computing = [s for s in streams if s.gap_left_ns <= 0.0]
     waiting = [s for s in streams if s.gap_left_ns > 0.0]
-    if law == LEFTOVER:
-        computing.sort(key=lambda s: (s.started_ns + s.trace[-1][0], s.key))  # whose kernel began first
-    rates = progress_rates([s.kernels[s.index] for s in computing], law)
     step = limit_ns - now_ns
+    settled = len(computing)  # kernels that share fairly; those after them have what these leave
+    if law != FAIR:
+        computing.sort(key=lambda s: (s.started_ns + s.trace[-1][0], s.key))  # whose kernel began first
+        settled = 0
+    if law == DRAINING:
+        to_drain = [s.started_ns + s.trace[-1][0] + DRAIN_NS - now_ns for s in computing]
+        settled = sum(left <= 1e-3 for left in to_drain)
+        step = min([step, *to_drain[settled:]])
+    rates = progress_rates([s.kernels[s.index] for s in computing], law, settled)
     for stream, rate in zip(computing, rates, strict=True):
         step = min(step, stream.left_ns / rate)
     for stream in waiting:
@@ -227,11 +259,15 @@ def _end_kernel(stream: Stream, now_ns: float) -> None:
         stream.gap_left_ns = LAUNCH_GAP_NS
 
 
-def progress_rates(kernels: list[Kernel], law: str = FAIR) -> tuple[float, ...]:
-    """Rate in (0, 1] of each of the kernels that run together, given in the order in which they began."""
+def progress_rates(kernels: list[Kernel], law: str = FAIR, settled: int = 0) -> tuple[float, ...]:
+    """Rate in (0, 1] of each of the kernels that run together, given in the order in which they began.
+
+    Where it is not `fair`, the first `settled` share the SMs fairly, and the others have what is left.
+    """
     if len(kernels) < 2:
         return (1.0,) * len(kernels)
-    return (_fair_rates if law == FAIR else _leftover_rates)(tuple(k[1:] for k in kernels))
+    shares = tuple(k[1:] for k in kernels)
+    return _fair_rates(shares) if law == FAIR else _leftover_rates(shares, settled)
 
 
 @lru_cache(maxsize=2**18)
@@ -249,12 +285,13 @@ def _fair_rates(shares: tuple[tuple[float, float, float], ...]) -> tuple[float, 
 
 
 @lru_cache(maxsize=2**18)
-def _leftover_rates(shares: tuple[tuple[float, float, float], ...]) -> tuple[float, ...]:
-    """Rates where SMs belong to who came first; DRAM is shared as before."""
+def _leftover_rates(shares: tuple[tuple[float, float, float], ...], settled: int) -> tuple[float, ...]:
+    """Rates where SMs belong to who came first, and the first share them fairly; DRAM is shared as before."""
     left = 1.0
     by_sm: list[float] = []
-    for need, _, _ in shares:
-        got = min(need, left)
+    level = fair_level([need for need, _, _ in shares[:settled]])
+    for i, (need, _, _) in enumerate(shares):
+        got = min(need, left, level) if i < settled else min(need, left)
         left -= got
         by_sm.append(got / need if need > 0.0 else 1.0)
     dram = [need * rate for need, rate in zip(_traffic(shares), by_sm, strict=True)]

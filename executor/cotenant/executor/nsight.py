@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import structlog
 
+from cotenant.executor.phases import Cut, Piece, cut
+
 _log = structlog.get_logger()
 
 _FILE = re.compile(r"ncu-b([1-9][0-9]{0,5})(?:-s([0-9]+))?\.csv")
@@ -42,6 +44,7 @@ class KernelMeans(NamedTuple):
 
     throughputs: tuple[float, float, float]
     total_ns: float
+    kernels: tuple[Piece, ...] = ()  # in their order, without the gaps between them
 
 
 class KernelProfiles:
@@ -52,11 +55,11 @@ class KernelProfiles:
         for (bucket, size), found in sorted(means.items()):
             self._means[bucket][size] = found
 
-    def demand(self, batch_size: int, shape_bucket: str, work_ns: int) -> tuple[float, float, float] | None:
+    def demand(self, batch_size: int, shape_bucket: str, work_ns: int) -> Cut | None:
         """Shares of SM, L2 and DRAM over a batch's solo time, in which the gaps between kernels count as idle.
 
-        Between two sizes that were measured, kernels' means and sum are interpolated. None beyond them, and for a
-        bucket that was not measured.
+        Between two sizes that were measured, kernels' means and sum are interpolated, and phases are those of the
+        nearer one. None beyond them, and for a bucket that was not measured.
         """
         known = self._means.get(shape_bucket, {})
         below = max((size for size in known if size <= batch_size), default=0)
@@ -65,9 +68,17 @@ class KernelProfiles:
             return None
         part = (batch_size - below) / (above - below) if above > below else 0.0
         first, last = known[below], known[above]
-        busy = min(1.0, _between(first.total_ns, last.total_ns, part) / max(1, work_ns))
-        sm, l2, dram = (busy * _between(a, b, part) for a, b in zip(first.throughputs, last.throughputs, strict=True))
-        return sm, l2, dram
+        total_ns = _between(first.total_ns, last.total_ns, part)
+        busy = min(1.0, total_ns / max(1, work_ns))
+        shares = tuple(busy * _between(a, b, part) for a, b in zip(first.throughputs, last.throughputs, strict=True))
+        nearer = first if part < 0.5 else last
+        if not nearer.kernels:
+            return Cut(shares, 0.0, ())
+        longer = total_ns / nearer.total_ns
+        found = cut(
+            [Piece(k.duration_ns / busy, k.kernel_ns, tuple(busy * s for s in k.shares)) for k in nearer.kernels]
+        )
+        return found.scaled(shares, longer)
 
 
 def _between(first: float, last: float, part: float) -> float:
@@ -108,7 +119,8 @@ def kernel_means(lines: Iterable[str]) -> KernelMeans:
     if total_ns <= 0:
         raise ValueError("its kernels took no time")
     sm, l2, dram = (sum(found[m] * found[_TIME] for found in kernels.values()) / total_ns for m in (_SM, _L2, _DRAM))
-    return KernelMeans((sm, l2, dram), total_ns)
+    pieces = [Piece(k[_TIME], k[_TIME], (k[_SM], k[_L2], k[_DRAM])) for k in kernels.values() if k[_TIME]]
+    return KernelMeans((sm, l2, dram), total_ns, tuple(pieces))
 
 
 _Rows = Iterator[tuple[int, list[str]]]  # with the numbers of their lines

@@ -8,7 +8,7 @@ short and many, so that a load delays the batches of others by one window at mos
 import asyncio
 import hashlib
 import statistics
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from cotenant.inference import inference_pb2
 from cotenant.runtime import model_options
 from cotenant.runtime.clock import now_ns
 from cotenant.runtime.datatypes import NUMPY, Array
-from cotenant.runtime.estimates import BatchClass
+from cotenant.runtime.estimates import BatchClass, Phase
 from cotenant.v1 import executor_pb2 as pb
 from cotenant.v1 import types_pb2
 
@@ -33,8 +33,6 @@ _log = structlog.get_logger()
 
 WINDOW_NS = 40_000_000  # the longest a window lasts, where runs are shorter
 WINDOW_LIMIT_NS = 2_000_000_000  # the scheduler grants no more
-BUDGET_NS = 400_000_000  # time spent on one class
-MIN_RUNS, MAX_RUNS = 3, 20
 
 # Asks for the device alone for so many ns on behalf of a model; returns what gives it back, and until when it holds.
 Acquire = Callable[[int, str], Awaitable[tuple[Callable[[], None], int]]]
@@ -50,6 +48,8 @@ class _Kept(msgspec.Struct):
     spread: float
     demand: tuple[float, ...]
     basis: Basis
+    kernel_ns: float = 0.0
+    phases: tuple[Phase, ...] = ()
 
     def announce(self, model: str, version: str) -> pb.ClassProfiled:
         """What the contract tells of it."""
@@ -63,6 +63,8 @@ class _Kept(msgspec.Struct):
             spread=self.spread,
             demand=self.demand,
             basis=f"PROFILE_BASIS_{self.basis}",
+            kernel_ns=self.kernel_ns,
+            phases=[types_pb2.Phase(end=p.end, demand=p.demand, kernel_ns=p.kernel_ns) for p in self.phases],
         )
 
 
@@ -102,11 +104,17 @@ class _Probe:
 class Profiler:
     """See the module's text."""
 
+    budget_ns, min_runs, max_runs = 400_000_000, 3, 20  # time and runs spent on one class
+    batch_sizes: Sequence[int] = ()  # to measure, instead of those that are worth it
+    keeps = True
+
     def __init__(self, device: Device, acquire: Acquire, *, cache: Path, remeasure: bool = False) -> None:
         self._device, self._acquire, self._cache, self._remeasure = device, acquire, cache, remeasure
         self._probes = 0
         self.patience_ns: Callable[[], int] = lambda: WINDOW_NS  # how long those who serve may be kept waiting
         self.on_kernels: Callable[[BatchClass, list[Kernel]], None] = lambda *_: None
+        # Told of each class the run that warmed up, and those that count.
+        self.on_runs: Callable[[BatchClass, Ran, list[Ran]], None] = lambda *_: None
 
     async def measure(
         self, config: inference_pb2.ModelConfig, model: Model, version: str, folder: Path
@@ -120,22 +128,25 @@ class Profiler:
                     return [profile.announce(config.name, version) for profile in kept]
                 except (OSError, msgspec.MsgspecError) as error:
                     _log.warning("profile unreadable, measuring again", path=str(path), error=str(error))
-        timed = [await self._measure(known, model, inputs) for known, inputs in classes(config, version)]
+        chosen = classes(config, version, self.batch_sizes)
+        timed = [await self._measure(known, model, inputs) for known, inputs in chosen]
         counted = await self._count(config, model, version, {t.batch_class: t.work_ns for t in timed})
         kernels = nsight.read(folder) if self._device.placement.kind == "cuda" else None
         profiles = [self._profile(t, model, counted.get(t.batch_class, []), kernels) for t in timed]
-        self._keep(folder, key, profiles)
+        if self.keeps:
+            self._keep(folder, key, profiles)
         await self._time_operators(config, model, version)
         return [profile.announce(config.name, version) for profile in profiles]
 
     async def _measure(self, batch_class: BatchClass, model: Model, inputs: Tensors) -> _Timed:
-        first = await self._runs(batch_class, model, inputs, WINDOW_NS, 1)  # warms up, and tells how long a run takes
-        expected_ns = first[0].duration_ns
-        wanted = max(MIN_RUNS, min(MAX_RUNS, BUDGET_NS // max(1, expected_ns)))
-        runs: list[Ran] = []
+        first = await self._runs(batch_class, model, inputs, WINDOW_NS, 1)  # warms up, and may take much longer
+        runs = await self._runs(batch_class, model, inputs, self._window_ns(first[0].duration_ns), 1)
+        expected_ns = runs[0].duration_ns
+        wanted = max(self.min_runs, min(self.max_runs, self.budget_ns // max(1, expected_ns)))
         while len(runs) < wanted:
             runs += await self._runs(batch_class, model, inputs, self._window_ns(expected_ns), wanted - len(runs))
         solo = [ran for ran in runs if not any(s.co_runners for s in ran.slices)] or runs
+        self.on_runs(batch_class, first[0], solo)
         durations = sorted(ran.duration_ns for ran in solo)
         work_ns = int(statistics.median(durations))
         spread = (durations[int(0.95 * (len(durations) - 1))] - work_ns) / max(1, work_ns)
@@ -152,8 +163,18 @@ class Profiler:
     ) -> _Kept:
         known, ran = timed.batch_class, timed.typical
         solo = Solo(known, ran.duration_ns, ran.cpu_ns, model.memory_bytes, timed.io_bytes, operators, kernels)
-        shares, basis = self._device.demand(model, solo)
-        return _Kept(known.batch_size, known.shape_bucket, timed.work_ns, timed.samples, timed.spread, shares, basis)
+        told = self._device.demand(model, solo)
+        return _Kept(
+            known.batch_size,
+            known.shape_bucket,
+            timed.work_ns,
+            timed.samples,
+            timed.spread,
+            told.shares,
+            told.basis,
+            told.kernel_ns,
+            told.phases,
+        )
 
     async def _runs(
         self, batch_class: BatchClass, model: Model, inputs: Tensors, window_ns: int, count: int
@@ -186,7 +207,7 @@ class Profiler:
                 return {}
             last: dict[BatchClass, int] = {}  # which of all runs is the last one of a class
             total = 0
-            for known, inputs in classes(config, version):
+            for known, inputs in classes(config, version, self.batch_sizes):
                 for _ in range(2):
                     total += len(await self._runs(known, counted, inputs, self._window_ns(2 * work_ns[known]), 1))
                 last[known] = total - 1
@@ -201,7 +222,7 @@ class Profiler:
 
     async def _time_operators(self, config: inference_pb2.ModelConfig, model: Model, version: str) -> None:
         """Takes the timings inside one solo run of the largest class, and hands them to `on_kernels`."""
-        known = list(classes(config, version))
+        known = list(classes(config, version, self.batch_sizes))
         if not known:
             return
         batch_class, inputs = known[-1]
@@ -247,14 +268,16 @@ class Profiler:
         _log.warning("profile not kept, it will be measured again at the next load", model=folder.parent.name)
 
 
-def classes(config: inference_pb2.ModelConfig, version: str) -> Iterator[tuple[BatchClass, Tensors]]:
-    """The classes worth measuring, with inputs for each: powers of two (or as configured) x declared buckets.
+def classes(
+    config: inference_pb2.ModelConfig, version: str, batch_sizes: Sequence[int] = ()
+) -> Iterator[tuple[BatchClass, Tensors]]:
+    """The classes worth measuring, with inputs for each: powers of two (or as asked or configured) x declared buckets.
 
     None for a model with variable dimensions and no declared buckets: its classes are met as they come.
     """
     options = model_options.read(config)
     largest = max(1, config.max_batch_size)
-    sizes = [s for s in options.profile_batch_sizes if s <= largest] or [
+    sizes = [s for s in batch_sizes or options.profile_batch_sizes if s <= largest] or [
         s for s in sorted({*(2**i for i in range(largest.bit_length())), largest}) if s <= largest
     ]
     variable = any(-1 in tensor.dims for tensor in config.input)

@@ -165,7 +165,7 @@ class Batch:
 def put_slices(target: object, ran: Ran) -> None:
     """Writes slices into a repeated field of `Slice`."""
     for part in ran.slices:
-        message = target.add(duration_ns=part.duration_ns)  # type: ignore[attr-defined]
+        message = target.add(duration_ns=part.duration_ns, co_runner_elapsed_ns=part.elapsed_ns)  # type: ignore[attr-defined]
         for c in part.co_runners:
             message.co_runners.add(
                 model=c.model, version=c.version, batch_size=c.batch_size, shape_bucket=c.shape_bucket

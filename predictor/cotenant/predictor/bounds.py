@@ -10,12 +10,15 @@ Batches are kept apart by how many others ran when they started. With too few ra
 of all classes of its device, and with too few of those the bound is wide.
 """
 
+import math
+from array import array
 from bisect import bisect_left, insort
-from collections import deque
+from collections.abc import Sequence
 
 from cotenant.runtime.estimates import QuantileFactor
 
 WINDOW = 400  # ratios kept per class and kind
+LEAST_AIM, MOST_AIM = 1e-4, 0.5  # share of misses aimed at, however coverage has been
 ADAPTATION = 0.6  # how fast the level follows coverage, for each step in proportion to the misses asked for
 # A burst: so many of the last few beyond the 95th percentile, which chance alone does once in 2,700 times.
 BURST, BURST_OF, BURST_LEVEL = 4, 8, 0.95
@@ -26,45 +29,59 @@ MIN_RATIO, MAX_RATIO = 1e-3, 1e3
 
 
 class Ratios:
-    """The last ratios of one kind, in order of arrival and sorted, and the level that keeps coverage true."""
+    """The last ratios of one kind, in order of arrival and sorted, and the level that keeps coverage true.
+
+    There may be several of these for each of tens of thousands of classes, so they are kept as plain doubles.
+    """
+
+    __slots__ = ("_adapted", "_arrived", "_next", "_sorted", "_surprises")
 
     def __init__(self) -> None:
-        self._arrived: deque[float] = deque()
-        self._sorted: list[float] = []
+        self._arrived = array("d")  # oldest first until there are WINDOW, then a ring
+        self._next = 0  # the oldest in the ring
+        self._sorted = array("d")
         self._adapted: dict[float, float] = {}  # level asked -> share of misses aimed at
-        self._surprises: deque[bool] = deque(maxlen=BURST_OF)
+        self._surprises = 0  # one bit for each of the last BURST_OF, 1 if beyond BURST_LEVEL
 
     def __len__(self) -> int:
         return len(self._sorted)
 
     def learn(self, ratio: float) -> None:
         """One more ratio."""
-        ratio = min(MAX_RATIO, max(MIN_RATIO, ratio))
+        if not MIN_RATIO <= ratio <= MAX_RATIO:
+            ratio = min(MAX_RATIO, max(MIN_RATIO, ratio))
         if self.enough(BURST_LEVEL):
-            self._surprises.append(ratio > self._at(1.0 - BURST_LEVEL))
+            surprise = ratio > self._at(1.0 - BURST_LEVEL)
+            self._surprises = (self._surprises << 1 | surprise) & ((1 << BURST_OF) - 1)
         for level, aim in self._adapted.items():
-            missed = 1.0 if ratio > self._at(aim) else 0.0
-            self._adapted[level] = min(0.5, max(1e-4, aim + ADAPTATION * (1.0 - level) * ((1.0 - level) - missed)))
-        self._arrived.append(ratio)
+            asked = 1.0 - level
+            adapted = aim + ADAPTATION * asked * (asked - (1.0 if ratio > self._at(aim) else 0.0))
+            if not LEAST_AIM <= adapted <= MOST_AIM:
+                adapted = min(MOST_AIM, max(LEAST_AIM, adapted))
+            self._adapted[level] = adapted
+        if len(self._arrived) < WINDOW:
+            self._arrived.append(ratio)
+        else:
+            del self._sorted[bisect_left(self._sorted, self._arrived[self._next])]
+            self._arrived[self._next] = ratio
+            self._next = (self._next + 1) % WINDOW
         insort(self._sorted, ratio)
-        if len(self._arrived) > WINDOW:
-            del self._sorted[bisect_left(self._sorted, self._arrived.popleft())]
 
     def enough(self, level: float) -> bool:
         """Whether there are so many that the quantile is not beyond the largest."""
-        return len(self._sorted) + 1 >= 1.0 / (1.0 - level)
+        return len(self._sorted) > 0 and len(self._sorted) + 1 >= 1.0 / (1.0 - level)
 
     def quantile(self, level: float) -> float:
         """The factor that covers `level` of what is to come; beyond the largest seen, a little more than that."""
         if level not in self._adapted and len(self._adapted) < MAX_LEVELS:
             self._adapted[level] = 1.0 - level
         found = self._at(self._adapted.get(level, 1.0 - level))
-        if self._surprises.count(True) >= BURST:
-            found = max(found, *list(self._arrived)[-BURST_OF:])
+        if self._surprises.bit_count() >= BURST:
+            found = max(found, *self.recent()[-BURST_OF:])
         return found
 
     def _at(self, misses: float) -> float:
-        rank = -int(-(len(self._sorted) + 1) * (1.0 - misses) // 1)  # ceil
+        rank = max(1, -int(-(len(self._sorted) + 1) * (1.0 - misses) // 1))  # ceil
         if rank <= len(self._sorted):
             return self._sorted[rank - 1]
         return self._sorted[-1] * 1.05
@@ -76,20 +93,51 @@ class Ratios:
 
     def recent(self) -> list[float]:
         """What is kept, oldest first."""
-        return list(self._arrived)
+        return [*self._arrived[self._next :], *self._arrived[: self._next]]
+
+    def followed(self) -> list[float]:
+        """What follows coverage: surprises, then each level with the share of misses aimed at; empty if nothing."""
+        pairs = [number for pair in self._adapted.items() for number in pair]
+        return [float(self._surprises), *pairs] if pairs or self._surprises else []
+
+    @classmethod
+    def restored(cls, recent: Sequence[float], followed: Sequence[float]) -> "Ratios":
+        """What `recent` and `followed` told. Raises ValueError if that is none of it."""
+        made = cls()
+        made._arrived, made._sorted = array("d", recent), array("d", sorted(recent))
+        sane = math.isfinite(sum(recent)) and MIN_RATIO <= made._sorted[0] <= made._sorted[-1] <= MAX_RATIO
+        if not sane or len(recent) > WINDOW:
+            raise ValueError(f"kept ratios must be at most {WINDOW} numbers from {MIN_RATIO} to {MAX_RATIO}")
+        if followed:
+            surprises, levels, aims = followed[0], followed[1::2], followed[2::2]
+            sane = 0 <= surprises < 1 << BURST_OF and all(0.0 < level < 1.0 for level in levels)
+            if not sane or not len(levels) == len(aims) <= MAX_LEVELS or not all(0.0 <= aim <= 1.0 for aim in aims):
+                raise ValueError("kept ratios must follow levels in (0, 1), each with a share of misses")
+            made._surprises, made._adapted = int(surprises), dict(zip(levels, aims, strict=True))
+        return made
+
+
+_NOTHING = Ratios()  # stands for all that has not begun: most classes meet few kinds of co-location, many none
 
 
 class Bounds:
     """Ratios of one class, or of all of a device, by how many others ran at launch."""
 
+    __slots__ = ("beside", "kinds")
+
     def __init__(self) -> None:
-        self.kinds = tuple(Ratios() for _ in WIDE)
-        self.beside = Ratios()  # all that did not start alone
+        self.kinds = [_NOTHING] * len(WIDE)
+        self.beside = _NOTHING  # all that did not start alone
 
     def learn(self, ratio: float, co_runner_count: int) -> None:
         """One more ratio of actual to forecast."""
-        self.kinds[min(len(WIDE) - 1, co_runner_count)].learn(ratio)
+        kind = min(len(WIDE) - 1, co_runner_count)
+        if self.kinds[kind] is _NOTHING:
+            self.kinds[kind] = Ratios()
+        self.kinds[kind].learn(ratio)
         if co_runner_count:
+            if self.beside is _NOTHING:
+                self.beside = Ratios()
             self.beside.learn(ratio)
 
     def factors(self, levels: tuple[float, ...], pooled: "Bounds") -> tuple[QuantileFactor, ...]:
@@ -121,11 +169,17 @@ class Bounds:
         return max(1.0, self.kinds[kind].quantile(level) / self.beside.quantile(level))
 
     def dump(self) -> list[list[float]]:
-        """The ratios kept, by kind and then those of `beside`, oldest first."""
-        return [ratios.recent() for ratios in (*self.kinds, self.beside)]
+        """The ratios kept, by kind and then those of `beside`, oldest first; then what each of them follows."""
+        every = (*self.kinds, self.beside)
+        return [*(ratios.recent() for ratios in every), *(ratios.followed() for ratios in every)]
 
     def restore(self, kept: list[list[float]]) -> None:
-        """Learns what was kept."""
-        for own, ratios in zip((*self.kinds, self.beside), kept, strict=True):
-            for ratio in ratios:
-                own.learn(ratio)
+        """Becomes what was dumped. Raises ValueError if that is none."""
+        count = len(WIDE) + 1
+        if len(kept) != 2 * count:
+            raise ValueError(f"kept bounds are {len(kept)} lists, {2 * count} are expected")
+        every = [
+            Ratios.restored(recent, followed) if recent else _NOTHING
+            for recent, followed in zip(kept[:count], kept[count:], strict=True)
+        ]
+        *self.kinds, self.beside = every

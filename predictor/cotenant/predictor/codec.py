@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
-from cotenant.runtime.estimates import BatchClass, ClassEstimate, QuantileFactor
+from cotenant.runtime.estimates import BatchClass, ClassEstimate, QuantileFactor, sound_phases
 from cotenant.v1 import predictor_pb2 as pb
 from cotenant.v1 import types_pb2
 
@@ -23,10 +23,11 @@ def put_class(message: types_pb2.BatchClass, known: BatchClass) -> None:
 def sound(estimate: ClassEstimate) -> bool:
     """Whether all its numbers are some: learners may be anybody's."""
     delays = [correction.delay for correction in estimate.corrections]
-    numbers = (*estimate.demand, *estimate.sensitivity, *delays)
+    numbers = (*estimate.demand, *estimate.sensitivity, *delays, estimate.kernel_ns)
     return (
         estimate.work_ns >= 0
         and all(map(math.isfinite, numbers))
+        and sound_phases(estimate.phases, len(estimate.demand))
         and all(math.isfinite(q.factor) and q.factor >= 1.0 for q in estimate.quantiles)
     )
 
@@ -44,6 +45,9 @@ def put_estimate(message: pb.ClassEstimate, device_id: str, estimate: ClassEstim
         message.quantiles.add(level=q.level, factor=q.factor, co_runner_count=q.co_runner_count)
     message.sample_count = estimate.sample_count
     message.basis = cast("pb.Basis", estimate.basis)
+    message.kernel_ns = estimate.kernel_ns
+    for phase in estimate.phases:
+        message.phases.add(end=phase.end, demand=phase.demand, kernel_ns=phase.kernel_ns)
 
 
 def put_set(

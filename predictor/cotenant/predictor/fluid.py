@@ -3,7 +3,7 @@
 Theory. While others run beside it, a batch progresses at the rate 1 / (1 + w·phi) of its solo speed: resources that
 are shared in proportion to what is asked of them delay everybody in proportion to the excess, and what waits for the
 kernels of others waits for all of them, so it is delays that add up, not losses of speed. A batch that needs `work`
-ends when the integral of its rate reaches its work, however often its neighbours changed:
+ends when the integral of its rate reaches its work, however often its neighbours, or anybody's phase, changed:
 
     work · pace  =  sum over its slices of duration / (1 + w·phi(slice))
 
@@ -40,9 +40,18 @@ from cotenant.predictor.gaussian import Belief, Vector
 from cotenant.predictor.learner import BASIS_OBSERVED, BASIS_PRIOR, BASIS_PROFILE
 from cotenant.predictor.observations import Observation, Profile
 from cotenant.predictor.pace import Pace
-from cotenant.predictor.rates import RateLearner
+from cotenant.predictor.rates import Piece, RateLearner
 from cotenant.predictor.siblings import between
-from cotenant.runtime.estimates import MAX_SLOWDOWN, BatchClass, ClassEstimate, PairCorrection, feature_count, features
+from cotenant.runtime.estimates import (
+    MAX_SLOWDOWN,
+    BatchClass,
+    ClassEstimate,
+    PairCorrection,
+    Phase,
+    Stage,
+    feature_count,
+    features,
+)
 
 # Standard deviations of what may be believed before anything is seen: weights, and logarithms of times.
 SHARED_SPREAD, CLASS_SPREAD, PAIR_SPREAD = 0.6, 0.4, 0.1
@@ -54,7 +63,8 @@ SHARED_MEMORY, CLASS_MEMORY = 0.9999, 0.9998
 NOISE, NOISE_FLOOR, NOISE_STEP = 0.05**2, 0.004**2, 0.02
 OUTLIER = 3.0  # standard deviations beyond which an error counts no more than this
 MAX_PAIRS = 32  # per class; the pair not met for longest goes first
-MAX_MET = 65536  # co-locations whose features are kept
+MAX_MET = 4096  # co-locations whose features are kept
+MAX_STRANGERS = 4096  # classes not known whose guesses are kept
 # All classes are told again when what they share has moved so far: slowdowns, root mean square over what batches met of
 # late, and the logarithm of times.
 RETELL_SLOWDOWN, RETELL_TIME = 0.01, 0.01
@@ -63,7 +73,7 @@ MET_STEP = 0.01  # weight of a batch in "of late"
 
 def shared_prior(resources: int) -> Vector:
     """A little for the mere presence of others and for their pressure, and proportional sharing of what is short."""
-    parts = ((0.01, 1), (0.02, resources), (0.5, resources), (0.05, resources), (0.5, resources))
+    parts = ((0.01, 1), (0.02, resources), (0.5, resources), (0.05, resources), (0.5, resources), (0.0, 1))
     return np.concatenate([np.full(count, value) for value, count in parts])
 
 
@@ -72,8 +82,9 @@ class ClassState:
     """What is known of one class."""
 
     work_ns: float  # without the device's pace; 0 if unknown
-    demand: tuple[float, ...]
-    unsure: Vector | None  # variances of `demand`; None where it was measured
+    mean: Stage
+    stages: tuple[Stage, ...]  # the mean alone where it is the same all along
+    unsure: Vector | None  # variances of the demand; None where it was measured
     belief: Belief  # deviation of the weights, and kappa at the end, which is folded into `work_ns` at once
     pairs: dict[BatchClass, tuple[float, float]] = field(default_factory=dict)  # mean and variance, last met last
     noise: list[float] = field(default_factory=lambda: [NOISE, NOISE])  # alone, beside others
@@ -81,6 +92,24 @@ class ClassState:
     samples: int = 0  # batches that met others
     solo_samples: int = 0
     profiled: bool = False
+
+    @property
+    def demand(self) -> tuple[float, ...]:
+        """Mean share of each resource that it asks for."""
+        return self.mean.demand
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Empty where it is the same all along."""
+        if len(self.stages) == 1:
+            return ()
+        return tuple(Phase(stage.end, stage.demand, stage.kernel_ns) for stage in self.stages)
+
+    def tell(self, demand: tuple[float, ...], kernel_ns: float = 0.0, phases: Sequence[Phase] = ()) -> None:
+        """What it asks for is this."""
+        known = self.mean.batch_class
+        self.mean = Stage(known, Phase(1.0, demand, kernel_ns), None)
+        self.stages = tuple([Stage(known, phase, None) for phase in phases]) or (self.mean,)
 
 
 class _KeptDevice(msgspec.Struct):
@@ -100,19 +129,23 @@ class _KeptClass(msgspec.Struct):
     samples: int
     solo_samples: int
     profiled: bool
+    kernel_ns: float = 0.0
+    phases: tuple[Phase, ...] = ()
 
 
 class Fluid(RateLearner):
     """See the module's text, and `Learner`."""
 
     def __init__(self, resources: int) -> None:
+        super().__init__()
         self._resources = resources
         self._count = feature_count(resources)
         self.shared = Belief(shared_prior(resources), np.full(self._count, SHARED_SPREAD), SHARED_MEMORY)
         self.pace = Pace()
         self.states: dict[BatchClass, ClassState] = {}
         self._models: dict[tuple[str, str, str], dict[int, ClassState]] = {}  # by model, version, bucket: batch sizes
-        self._met: dict[tuple[BatchClass, tuple[BatchClass, ...]], Vector] = {}  # phi; void once a demand changes
+        self._strangers: dict[BatchClass, ClassState] = {}  # what is guessed of classes that are not known
+        self._met: dict[tuple[Stage, tuple[Stage, ...]], Vector] = {}  # phi
         self._dirty: dict[BatchClass, None] = {}
         self._told = (self.shared.mean.copy(), 0.0)
         self._usual = np.zeros((self._count, self._count))  # mean of phi phi' over what batches met of late
@@ -131,15 +164,17 @@ class Fluid(RateLearner):
         state.work_ns, state.profiled = profile.work_ns / math.exp(self.pace.log), True
         state.belief.measured(-1, WORK_SPREAD)
         if profile.demand:
-            state.demand = (*profile.demand, *([0.0] * self._resources))[: self._resources]
+            fits = len(profile.demand) == self._resources
+            demand = (*profile.demand, *([0.0] * self._resources))[: self._resources]
+            state.tell(demand, profile.kernel_ns, profile.phases if fits else ())
             state.unsure = None
-        self._met.clear()
+        self._strangers.clear()
         self._dirty[profile.batch_class] = None
 
     def learn_batch(self, seen: Observation) -> None:
         """See `Learner.learn_batch`."""
         state = self._state(seen.batch_class)
-        rate, slope, pulls, asked = self._integrate(state, seen)
+        rate, slope, pulls, asked = self._integrate(state, self.trace(seen.batch_class, seen.slices))
         beside = bool(pulls)
         if state.work_ns <= 0.0:  # never measured: what its neighbours should have cost tells
             state.work_ns = seen.duration_ns * rate / math.exp(self.pace.log)
@@ -172,35 +207,43 @@ class Fluid(RateLearner):
         self._follow(state, seen.batch_class, error, spread, beside=beside)
 
     def _integrate(
-        self, state: ClassState, seen: Observation
+        self, state: ClassState, pieces: Sequence[Piece]
     ) -> tuple[float, Vector, dict[BatchClass, float], dict[BatchClass, tuple[ClassState, Vector]]]:
         """Mean rate over a batch's life, and by how much the log of 1 / rate grows with what is believed.
 
         That is with each weight, with each pair, and with the demand of each neighbour that was never measured.
         """
+        met = [piece for piece in pieces if piece.others]
+        alone = sum([piece.share for piece in pieces if not piece.others])
+        if not met:
+            return alone, np.zeros(self._count), {}, {}
         weights = self.shared.mean + state.belief.mean[:-1]
-        rate = 0.0
-        slope = np.zeros(self._count)
+        rows = np.array([self._features(piece.own, piece.others) for piece in met])
+        delays = rows @ weights
+        if state.pairs:
+            costs = {piece.part: self._pairs(state, piece.others) for piece in met}
+            delays += [costs[piece.part] for piece in met]
+        slowdowns = np.clip(1.0 + delays, 1.0, MAX_SLOWDOWN)
+        rates = np.array([piece.share for piece in met]) / slowdowns
+        rate = alone + float(rates.sum())
+        pull = rates / (slowdowns * rate)
+        parts: dict[int, float] = {}
+        for piece, each in zip(met, pull.tolist(), strict=True):
+            parts[piece.part] = parts.get(piece.part, 0.0) + each
         pulls: dict[BatchClass, float] = {}
+        for part, others in {piece.part: piece.others for piece in met}.items():
+            for other in others:
+                pulls[other.batch_class] = pulls.get(other.batch_class, 0.0) + parts[part]
+        theirs = {known: self.states[known] for known in pulls if known in self.states}
+        unsure = {known: one for known, one in theirs.items() if one.unsure is not None}
         asked: dict[BatchClass, tuple[ClassState, Vector]] = {}
-        for part in seen.slices:
-            share = part.duration_ns / seen.duration_ns
-            if not part.co_runners:
-                rate += share
-                continue
-            x = self._features(seen.batch_class, part.co_runners)
-            slowdown = self._slowdown(state, float(weights @ x), part.co_runners)
-            rate += share / slowdown
-            pull = share / (slowdown * slowdown)
-            slope += pull * x
-            for other in part.co_runners:
-                pulls[other] = pulls.get(other, 0.0) + pull
-                known = self.states.get(other)
-                if known is not None and known.unsure is not None:
-                    before = asked[other][1] if other in asked else 0.0
-                    asked[other] = known, before + pull * self._weight_of_demand(weights, state.demand, x)
-        pulls = {other: pull / rate for other, pull in pulls.items()}
-        return rate, slope / rate, pulls, {other: (known, pull / rate) for other, (known, pull) in asked.items()}
+        if unsure:
+            for piece, each, x in zip(met, pull.tolist(), rows, strict=True):
+                for known in [other.batch_class for other in piece.others if other.batch_class in unsure]:
+                    before = asked[known][1] if known in asked else 0.0
+                    weight = each * self._weight_of_demand(weights, piece.own.demand, x)
+                    asked[known] = unsure[known], before + weight
+        return rate, pull @ rows, pulls, asked
 
     def _weight_of_demand(self, weights: Vector, own: tuple[float, ...], x: Vector) -> Vector:
         """By how much a slowdown grows with what a neighbour asks of each resource: the derivative of w·phi."""
@@ -215,16 +258,21 @@ class Fluid(RateLearner):
         for other, (known, pull) in asked.items():
             if known.unsure is not None:
                 gain = known.unsure * pull
-                known.demand = tuple(np.clip(np.array(known.demand) + gain * step, 0.0, 1.0).tolist())
+                known.tell(tuple(np.clip(np.array(known.demand) + gain * step, 0.0, 1.0).tolist()))
                 known.unsure = known.unsure * (1.0 - gain * pull / spread)
                 self._dirty[other] = None
         if asked:
-            self._met.clear()
+            self._strangers.clear()
 
-    def _slowdown(self, state: ClassState, delay: float, co_runners: Sequence[BatchClass]) -> float:
+    def _slowdown(self, state: ClassState, delay: float, others: tuple[Stage, ...]) -> float:
         if state.pairs:
-            delay += sum(state.pairs[other][0] for other in co_runners if other in state.pairs)
+            delay += self._pairs(state, others)
         return min(MAX_SLOWDOWN, max(1.0, 1.0 + delay))
+
+    def _pairs(self, state: ClassState, others: tuple[Stage, ...]) -> float:
+        """What these cost beyond what they demand."""
+        pairs = state.pairs
+        return sum([pairs[other.batch_class][0] for other in others if other.batch_class in pairs])
 
     def _follow(self, state: ClassState, batch_class: BatchClass, error: float, spread: float, *, beside: bool) -> None:
         """What an error says of the device's pace, of the class's noise, and of whether the class has changed."""
@@ -237,43 +285,57 @@ class Fluid(RateLearner):
         state.solo_samples += not beside
         self._dirty[batch_class] = None
 
-    def _features(self, batch_class: BatchClass, co_runners: tuple[BatchClass, ...]) -> Vector:
-        phi = self._met.get((batch_class, co_runners))
+    def _features(self, own: Stage, others: tuple[Stage, ...]) -> Vector:
+        phi = self._met.get((own, others))
         if phi is None:
             if len(self._met) >= MAX_MET:
                 self._met.clear()
-            own = self.states.get(batch_class) or self._guess(batch_class)
-            theirs = [(self.states.get(other) or self._guess(other)).demand for other in co_runners]
-            pressure = [sum(demand[k] for demand in theirs) for k in range(self._resources)]
-            phi = np.array(features(own.demand, pressure, len(co_runners)))
-            self._met[batch_class, co_runners] = phi
+            pressure = [sum([other.demand[k] for other in others]) for k in range(self._resources)]
+            ahead_ns = sum([other.ahead_ns for other in others])
+            phi = np.array(features(own.demand, pressure, len(others), own.kernel_ns, ahead_ns))
+            self._met[own, others] = phi
         return phi
+
+    def _known(self, batch_class: BatchClass) -> ClassState:
+        """What is believed of a class, known or not."""
+        state = self.states.get(batch_class) or self._strangers.get(batch_class)
+        if state is None:
+            if len(self._strangers) >= MAX_STRANGERS:
+                self._strangers.clear()
+            state = self._strangers[batch_class] = self._guess(batch_class)
+        return state
 
     def _state(self, batch_class: BatchClass) -> ClassState:
         state = self.states.get(batch_class)
         if state is None:
-            state = self.states[batch_class] = self._guess(batch_class)
-            key = (batch_class.model, batch_class.version, batch_class.shape_bucket)
-            self._models.setdefault(key, {})[batch_class.batch_size] = state
-            self._met.clear()
+            state = self._guess(batch_class)
+            self._add(batch_class, state)
         return state
+
+    def _add(self, batch_class: BatchClass, state: ClassState) -> None:
+        self.states[batch_class] = state
+        key = (batch_class.model, batch_class.version, batch_class.shape_bucket)
+        self._models.setdefault(key, {})[batch_class.batch_size] = state
+        self._strangers.clear()
 
     def _guess(self, batch_class: BatchClass) -> ClassState:
         """A class never heard of: between its siblings of other batch sizes, else what anything might be."""
         siblings = self._models.get((batch_class.model, batch_class.version, batch_class.shape_bucket), {})
         sized = {size: state for size, state in siblings.items() if state.work_ns > 0.0}
+        nothing = Stage(batch_class, Phase(1.0, self._no_demand(batch_class)), None)
         if not sized:
             unsure = np.full(self._resources, DEMAND_SPREAD**2)
-            return ClassState(0.0, self._no_demand(batch_class), unsure, self._no_belief(UNMEASURED_SPREAD))
+            return ClassState(0.0, nothing, (nothing,), unsure, self._no_belief(UNMEASURED_SPREAD))
         size = batch_class.batch_size
         work_ns = between(size, {n: state.work_ns for n, state in sized.items()})
+        nearest = sized[min(sized, key=lambda n: abs(n - size))]
+        inherited = None if nearest.unsure is None else nearest.unsure.copy()
+        guess = ClassState(work_ns, nothing, (nothing,), inherited, self._no_belief(2 * WORK_SPREAD))
+        guess.belief.mean[:-1] = nearest.belief.mean[:-1]
         demands = ({n: state.demand[k] for n, state in sized.items()} for k in range(self._resources))
-        demand = tuple(min(1.0, max(0.0, between(size, known))) for known in demands)
-        belief = self._no_belief(2 * WORK_SPREAD)
-        nearest = min(sized, key=lambda n: abs(n - size))
-        belief.mean[:-1] = sized[nearest].belief.mean[:-1]
-        known = sized[nearest].unsure
-        return ClassState(work_ns, demand, None if known is None else known.copy(), belief)
+        demand = tuple([min(1.0, max(0.0, between(size, known))) for known in demands])
+        guess.tell(demand, *_like(nearest, demand, work_ns))
+        return guess
 
     def _no_demand(self, batch_class: BatchClass) -> tuple[float, ...]:
         """Half of everything, give or take what differs from class to class: equals could not be told apart."""
@@ -289,7 +351,8 @@ class Fluid(RateLearner):
     def forget(self, batch_class: BatchClass) -> None:
         """See `Learner.forget`."""
         self.states.pop(batch_class, None)
-        self._met.clear()
+        self._lives.forget(batch_class)
+        self._strangers.clear()
         self._dirty.pop(batch_class, None)
         key = (batch_class.model, batch_class.version, batch_class.shape_bucket)
         siblings = self._models.get(key, {})
@@ -301,15 +364,23 @@ class Fluid(RateLearner):
 
     def work_ns(self, batch_class: BatchClass) -> float:
         """See `Learner.work_ns`."""
-        state = self.states.get(batch_class) or self._guess(batch_class)
-        return state.work_ns * math.exp(self.pace.log)
+        return self._known(batch_class).work_ns * math.exp(self.pace.log)
 
-    def rate(self, batch_class: BatchClass, co_runners: Sequence[BatchClass]) -> float:
+    def stages(self, batch_class: BatchClass) -> tuple[Stage, ...]:
+        """See `RateLearner.stages`."""
+        return self._known(batch_class).stages
+
+    def mean(self, batch_class: BatchClass) -> Stage:
+        """See `RateLearner.mean`."""
+        return self._known(batch_class).mean
+
+    def rate(self, own: Stage, others: tuple[Stage, ...]) -> float:
         """See `RateLearner.rate`: the contract's formula on what is believed."""
-        state = self.states.get(batch_class) or self._guess(batch_class)
+        if not others:
+            return 1.0
+        state = self._known(own.batch_class)
         weights = self.shared.mean + state.belief.mean[:-1]
-        delay = float(weights @ self._features(batch_class, tuple(co_runners)))
-        return 1.0 / self._slowdown(state, delay, co_runners)
+        return 1.0 / self._slowdown(state, float(weights @ self._features(own, others)), others)
 
     def changed(self) -> list[BatchClass]:
         """See `Learner.changed`: all classes once what they share has moved."""
@@ -335,6 +406,8 @@ class Fluid(RateLearner):
             tuple(PairCorrection(other, round(mean, 5)) for other, (mean, _) in state.pairs.items()),
             sample_count=state.samples + state.solo_samples,
             basis=BASIS_OBSERVED if state.samples else BASIS_PROFILE if state.profiled else BASIS_PRIOR,
+            kernel_ns=state.mean.kernel_ns,
+            phases=state.phases,
         )
 
     # ---- keeping
@@ -358,6 +431,8 @@ class Fluid(RateLearner):
             state.samples,
             state.solo_samples,
             state.profiled,
+            state.mean.kernel_ns,
+            state.phases,
         )
         return msgspec.msgpack.encode(kept)
 
@@ -368,10 +443,24 @@ class Fluid(RateLearner):
         self.pace.restore(shared.pace)
         for batch_class, blob in classes.items():
             kept = msgspec.msgpack.decode(blob, type=_KeptClass)
-            state = self._state(batch_class)
-            state.work_ns, state.demand, state.noise = kept.work_ns, kept.demand, kept.noise
+            nothing = Stage(batch_class, Phase(1.0, kept.demand), None)
+            belief = self._no_belief(WORK_SPREAD if kept.profiled else UNMEASURED_SPREAD)
+            belief.restore(kept.mean, kept.covariance)
+            state = ClassState(kept.work_ns, nothing, (nothing,), None, belief, noise=kept.noise)
+            self._add(batch_class, state)
+            state.tell(kept.demand, kept.kernel_ns, kept.phases)
             state.unsure = np.array(kept.unsure) if kept.unsure else None
-            state.belief.restore(kept.mean, kept.covariance)
             state.pairs = {other: (mean, variance) for other, mean, variance in kept.pairs}
             state.samples, state.solo_samples, state.profiled = kept.samples, kept.solo_samples, kept.profiled
         self._told = (self.shared.mean.copy(), self.pace.log)
+
+
+def _like(sibling: ClassState, demand: tuple[float, ...], work_ns: float) -> tuple[float, tuple[Phase, ...]]:
+    """Duration of kernels, and phases, of a class of this demand and work that is otherwise like its sibling."""
+    longer = work_ns / sibling.work_ns
+    scales = [mine / theirs if theirs else 1.0 for mine, theirs in zip(demand, sibling.demand, strict=True)]
+    phases = tuple(
+        Phase(p.end, tuple([min(1.0, d * s) for d, s in zip(p.demand, scales, strict=True)]), p.kernel_ns * longer)
+        for p in sibling.phases
+    )
+    return sibling.mean.kernel_ns * longer, phases

@@ -6,6 +6,9 @@ import numpy.typing as npt
 Vector = npt.NDArray[np.float64]
 
 
+_STRIDE = 8  # steps of forgetting that are done at once
+
+
 class Belief:
     """Mean and covariance of a block of numbers, updated by a Kalman filter.
 
@@ -19,13 +22,18 @@ class Belief:
         self.prior = prior
         self.mean = prior.copy()
         self._variances = spreads * spreads
-        self._memory = memory
-        self._keep = memory**0.5
+        self._memory = memory**_STRIDE
+        self._keep = self._memory**0.5
         self.covariance = np.diag(self._variances)
         self._diagonal = slice(None, None, len(prior) + 1)
+        self._passed = 0
 
     def pass_time(self) -> None:
-        """One step of forgetting."""
+        """One step of forgetting; it is done for several at once."""
+        self._passed += 1
+        if self._passed < _STRIDE:
+            return
+        self._passed = 0
         self.mean = self.prior + (self.mean - self.prior) * self._keep
         self.covariance *= self._memory
         self.covariance.ravel()[self._diagonal] += (1.0 - self._memory) * self._variances
@@ -47,6 +55,7 @@ class Belief:
 
     def restore(self, mean: list[float], covariance: list[list[float]]) -> None:
         """Becomes a belief that was kept. Raises ValueError if it is of another size."""
-        if np.shape(mean) != self.mean.shape or np.shape(covariance) != self.covariance.shape:
+        kept, spread = np.array(mean), np.array(covariance)
+        if kept.shape != self.mean.shape or spread.shape != self.covariance.shape:
             raise ValueError(f"kept beliefs are of {len(mean)} numbers, {len(self.mean)} are expected")
-        self.mean, self.covariance = np.array(mean), np.array(covariance)
+        self.mean, self.covariance = kept, spread

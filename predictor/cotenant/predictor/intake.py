@@ -5,9 +5,10 @@ Only plain arithmetic on what is inside one event; whether an event was seen bef
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
-from cotenant.predictor.observations import Observation, Profile, Slice
-from cotenant.runtime.estimates import BatchClass
+from cotenant.predictor.observations import Observation, Profile, Slice, timed_slices
+from cotenant.runtime.estimates import BatchClass, Phase, sound_phases
 from cotenant.v1 import executor_pb2, types_pb2
 
 LONGEST_NS = 3_600_000_000_000  # an hour: no batch takes longer
@@ -15,6 +16,7 @@ MAX_TEXT = 512  # characters of a class's names together
 MAX_SLICES = 10_000  # of one batch
 MAX_CO_RUNNERS = 256  # of one slice; devices run a handful of batches at once
 MAX_MET = 65_536  # co-runners of all slices of one batch together
+MAX_PHASES = 64  # of one class
 MAX_DEMAND = 2.0  # of one resource; counters round, but nobody uses twice what there is
 MAX_RATIO = 1000.0  # a forecast so far off was none
 SLICES_TOLERANCE, SLICES_TOLERANCE_NS = 0.01, 10_000
@@ -57,7 +59,18 @@ class Intake:
         if any(not (math.isfinite(d) and 0.0 <= d <= MAX_DEMAND) for d in message.demand):
             self.reject("demand", f"{known}: {list(message.demand)}")
             return None
-        return Profile(known, message.work_ns, tuple(min(1.0, d) for d in message.demand), message.samples)
+        demand = tuple(min(1.0, d) for d in message.demand)
+        kernel_ns = message.kernel_ns if 0.0 <= message.kernel_ns <= LONGEST_NS else 0.0
+        return Profile(known, message.work_ns, demand, message.samples, kernel_ns, self._phases(known, message))
+
+    def _phases(self, known: BatchClass, message: executor_pb2.ClassProfiled) -> tuple[Phase, ...]:
+        """The phases told, or none if they cannot be: the class is known by its means then."""
+        few = message.phases[: MAX_PHASES + 1]
+        told = [Phase(p.end, tuple(min(1.0, d) for d in p.demand), p.kernel_ns) for p in few]
+        if len(told) > MAX_PHASES or not sound_phases(told, len(message.demand)):
+            self.reject("phases", f"{known}: {len(message.phases)} that end at {[p.end for p in told]}")
+            return ()
+        return tuple(told)
 
     def finished(self, message: executor_pb2.BatchFinished, at_ns: int = 0) -> Observation | None:
         """A batch that ran well, with consistent slices; `at_ns` is when it was told to have ended, 0 if unknown."""
@@ -94,16 +107,16 @@ class Intake:
         if abs(told_ns - message.duration_ns) > tolerance_ns or not told_ns:
             self.reject("slices", f"{known}: slices of {told_ns} ns for a batch of {message.duration_ns} ns")
             return None
-        slices: list[Slice] = []
+        told: list[tuple[int, list[BatchClass], Sequence[int]]] = []
         for part in message.slices:
             others: list[BatchClass] = []
-            for told in part.co_runners:
-                if (other := self.batch_class(told)) is None:
+            for name in part.co_runners:
+                if (other := self.batch_class(name)) is None:
                     return None
                 others.append(other)
             if part.duration_ns:
-                slices.append(Slice(part.duration_ns, tuple(sorted(others))))
-        return tuple(slices)
+                told.append((part.duration_ns, others, part.co_runner_elapsed_ns))
+        return timed_slices(message.started_ns, told)
 
     def _forecast_ns(self, known: BatchClass, message: executor_pb2.BatchFinished) -> int:
         """What the batch was launched on; 0 if nothing that can be judged: the batch teaches its times all the same."""

@@ -7,26 +7,26 @@ bytes that it cannot read any more.
 from collections.abc import Iterable
 
 import msgspec
-import structlog
 
+from cotenant.predictor.codec import sound
 from cotenant.predictor.device_model import DeviceModel
 from cotenant.predictor.knowledge import Knowledge, Unsaved
 from cotenant.predictor.known_device import DeviceSpec, KnownDevice
 from cotenant.predictor.observations import Profile
-from cotenant.runtime.estimates import BatchClass
-
-_log = structlog.get_logger()
+from cotenant.runtime.estimates import BatchClass, ClassEstimate, Phase
 
 
 class KeptClass(msgspec.Struct, frozen=True):
-    """One class: solo time in ns, demand, batches learned from, the learner's bytes, whether a sibling learned them."""
+    """One class: what any learner can start from, and what one has learned of it."""
 
     batch_class: BatchClass
     work_ns: int
     demand: tuple[float, ...]
-    samples: int
-    state: bytes
-    inherited: bool = False
+    samples: int  # batches learned from
+    state: bytes  # the learner's own
+    inherited: bool = False  # whether a sibling learned it
+    kernel_ns: float = 0.0
+    phases: tuple[Phase, ...] = ()
 
 
 class KeptDevice(msgspec.Struct, frozen=True):
@@ -52,6 +52,7 @@ class Changes(msgspec.Struct):
     devices: list[KeptDevice] = []
     classes: list[tuple[str, KeptClass]] = []
     sources: list[tuple[str, int, int]] = []  # device, incarnation, sequence
+    passing: list[tuple[str, int, int]] = []  # the same of devices that are never written
     gone_devices: list[str] = []
     gone_classes: list[tuple[str, BatchClass]] = []
     gone_sources: list[tuple[str, int]] = []
@@ -66,47 +67,65 @@ def keep_device(known: KnownDevice) -> KeptDevice:
 def keep_class(known: KnownDevice, batch_class: BatchClass) -> KeptClass:
     """Encodes one class. Raises KeyError for one never heard of."""
     believed = known.model.learner.estimate(batch_class)
-    state = known.model.dump_class(batch_class)
-    inherited = batch_class in known.inherited
-    return KeptClass(batch_class, believed.work_ns, believed.demand, believed.sample_count, state, inherited)
+    if not sound(believed):  # its learner may be anybody's: what others can start from must be numbers
+        believed = ClassEstimate(batch_class, 0)
+    return KeptClass(
+        batch_class,
+        believed.work_ns,
+        believed.demand,
+        believed.sample_count,
+        known.model.dump_class(batch_class),
+        batch_class in known.inherited,
+        believed.kernel_ns,
+        believed.phases,
+    )
 
 
 def changes(knowledge: Knowledge, unsaved: Unsaved) -> Changes:
     """What differs from what is on disk."""
     found = Changes(knowledge.learner)
     for device_id in unsaved.devices:
-        if known := knowledge.devices.get(device_id):
-            found.devices.append(keep_device(known))
-        else:
+        known = knowledge.devices.get(device_id)
+        if known is None:
             found.gone_devices.append(device_id)
+        elif not known.spec.passing:
+            found.devices.append(keep_device(known))
     for device_id, batch_class in unsaved.classes:
         known = knowledge.devices.get(device_id)
-        if known and batch_class in known.model.classes:
-            found.classes.append((device_id, keep_class(known, batch_class)))
-        else:
+        if known is None or batch_class not in known.model.classes:
             found.gone_classes.append((device_id, batch_class))
+        elif not known.spec.passing:
+            found.classes.append((device_id, keep_class(known, batch_class)))
     for device_id, incarnation in unsaved.sources:
         known = knowledge.devices.get(device_id)
-        if known and incarnation in known.sources:
-            found.sources.append((device_id, incarnation, known.sources[incarnation]))
-        else:
+        if known is None or incarnation not in known.sources:
             found.gone_sources.append((device_id, incarnation))
+        else:
+            followed = found.passing if known.spec.passing else found.sources
+            followed.append((device_id, incarnation, known.sources[incarnation]))
     return found
 
 
-def restored(kept: KeptDevice, classes: Iterable[KeptClass], *, by: str, learner: str) -> KnownDevice:
-    """A device with what `by` had learned of it, for `learner`: everything if they are one, else the solo times."""
-    classes = list(classes)
-    if by == learner:
-        try:
-            blobs = {one.batch_class: one.state for one in classes}
-            model = DeviceModel.restored(kept.device_id, kept.state, blobs)
-            inherited = {one.batch_class for one in classes if one.inherited}
-            return KnownDevice(kept.spec, model, inherited=inherited, batches=kept.batches)
-        except (ValueError, KeyError, TypeError) as error:  # written by an earlier version of the learner
-            _log.warning("state unreadable, starting from solo times", device=kept.device_id, error=str(error))
+def restored(kept: KeptDevice, classes: Iterable[KeptClass]) -> KnownDevice:
+    """A device with everything that was learned of it. Raises ValueError, LookupError or TypeError if it is unreadable.
+
+    It was written by the same learner, but perhaps by an earlier version of that.
+    """
+    blobs: dict[BatchClass, bytes] = {}
+    inherited: set[BatchClass] = set()
+    for one in classes:
+        blobs[one.batch_class] = one.state
+        if one.inherited:
+            inherited.add(one.batch_class)
+    model = DeviceModel.restored(kept.device_id, kept.state, blobs)
+    return KnownDevice(kept.spec, model, inherited=inherited, batches=kept.batches)
+
+
+def from_solo_times(kept: KeptDevice, classes: Iterable[KeptClass], learner: str) -> KnownDevice:
+    """A device with what any learner can start from, whichever learned it."""
     known = KnownDevice(kept.spec, DeviceModel(kept.device_id, len(kept.resources), learner))
     for one in classes:
         if one.work_ns > 0:
-            known.model.learn_profile(Profile(one.batch_class, one.work_ns, one.demand, one.samples))
+            profile = Profile(one.batch_class, one.work_ns, one.demand, one.samples, one.kernel_ns, one.phases)
+            known.model.learn_profile(profile)
     return known

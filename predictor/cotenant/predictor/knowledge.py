@@ -5,7 +5,8 @@ the memory whatever is sent:
 
 - of all classes of all devices the `max_classes` that ran or were measured last are kept;
 - of each device the sequences of the last `MAX_SOURCES` incarnations of its executor;
-- of all devices the `MAX_DEVICES` heard of last.
+- of all devices the `MAX_DEVICES` heard of last;
+- of devices of those who only try it (`DeviceSpec.passing`) nothing, soon after they left, and nothing is written.
 
 What is forgotten here is forgotten on disk with the next write.
 """
@@ -75,7 +76,9 @@ class Knowledge:
                 )
             profiles = solo_times(known.model)
             self._forget_classes(known)
-            known = self._made(spec, profiles)
+            before, known = known, self._made(spec, profiles)
+            known.sources = before.sources  # what was learned of them is gone, but none of it comes again
+            known.sets.seen.update(dict.fromkeys(before.sets.seen, 0))  # subscribers believe what they were told
         elif known is None:
             if model is None and (elder := self.elder(spec)):
                 blobs = {c: elder.model.dump_class(c) for c in self.classes_of(elder)}
@@ -85,13 +88,14 @@ class Knowledge:
         self.devices[spec.device_id] = known
         self.unsaved.devices[spec.device_id] = None
         if len(self.devices) > MAX_DEVICES:
-            idle = next((d for d in self.devices.values() if not d.streams and d is not known), None)
-            if idle is not None:
-                self.forget_device(idle)
+            idle = [d for d in self.devices.values() if not d.streams and d is not known]
+            if idle:
+                self.forget_device(next((d for d in idle if d.spec.passing), idle[0]))
         return known
 
     def _made(self, spec: DeviceSpec, profiles: Iterable[Profile]) -> KnownDevice:
         made = KnownDevice(spec, DeviceModel(spec.device_id, len(spec.resources), self.learner))
+        self.devices[spec.device_id] = made
         for profile in profiles:
             made.model.learn_profile(profile)
             self._touch(made, profile.batch_class)
@@ -109,7 +113,7 @@ class Knowledge:
         return [batch_class for device_id, batch_class in self.used if device_id == known.spec.device_id]
 
     def _inheriting(self, spec: DeviceSpec, model: DeviceModel) -> KnownDevice:
-        made = KnownDevice(spec, model, inherited=set(model.classes))
+        made = self.devices[spec.device_id] = KnownDevice(spec, model, inherited=set(model.classes))
         for batch_class in list(model.classes):
             self._touch(made, batch_class)
         return made
@@ -120,6 +124,11 @@ class Knowledge:
         self.devices.pop(known.spec.device_id, None)
         self.unsaved.devices[known.spec.device_id] = None
         self.unsaved.sources.update(dict.fromkeys((known.spec.device_id, i) for i in known.sources))
+
+    def forget_passing(self, before_s: float) -> None:
+        """Drops devices of those who only tried the predictor and left before then."""
+        for known in [d for d in self.devices.values() if d.spec.passing and not d.streams and d.left_s < before_s]:
+            self.forget_device(known)
 
     def _forget_classes(self, known: KnownDevice) -> None:
         for batch_class in list(known.model.classes):
@@ -132,7 +141,10 @@ class Knowledge:
         for message in profiles:
             profile = self.intake.profile(message, len(known.spec.resources))
             if profile and profile.batch_class not in known.model.classes:
-                self.learn_profile(known, profile)
+                try:
+                    self.learn_profile(known, profile)
+                except Exception as error:  # a learner may be anybody's
+                    self.intake.reject("learner failed", f"{type(error).__name__}: {error}")
 
     def learn(
         self, known: KnownDevice, incarnation: int, events: Sequence[executor_pb2.ExecutorEvent], *, opening: bool
@@ -203,20 +215,24 @@ class Knowledge:
         self.used.move_to_end(key)
         self.unsaved.classes[key] = None
         self.unsaved.devices[known.spec.device_id] = None
+        self.forget_excess()
+
+    def forget_excess(self) -> None:
+        """Drops the classes used least recently until there are `max_classes`."""
         while len(self.used) > self.max_classes:
             device_id, oldest = next(iter(self.used))
-            self.forget_class(self.devices.get(device_id, known), oldest)
+            self.forget_class(self.devices[device_id], oldest)
 
     def forget_class(self, known: KnownDevice, batch_class: BatchClass) -> None:
         """Drops what is known of a class alone."""
         key = (known.spec.device_id, batch_class)
-        known.model.forget(batch_class)
-        known.sets.forget(batch_class)
-        known.inherited.discard(batch_class)
-        known.ran.discard(batch_class)
         self.used.pop(key, None)
         self.unsaved.classes[key] = None
         self.forgotten += 1
+        known.sets.forget(batch_class)
+        known.inherited.discard(batch_class)
+        known.ran.discard(batch_class)
+        known.model.forget(batch_class)
 
     # ---- what is to be written
 

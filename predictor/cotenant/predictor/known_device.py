@@ -1,9 +1,11 @@
 """One device as the predictor knows it: what its executor said of it, what was learned, what is news."""
 
+import contextlib
 from dataclasses import dataclass, field
 
 import msgspec
 
+from cotenant.predictor.contract import DEVICE_PREFIX
 from cotenant.predictor.device_model import DeviceModel
 from cotenant.predictor.observations import Profile
 from cotenant.predictor.sets import SeenSets, SetKey
@@ -23,6 +25,11 @@ class DeviceSpec:
     kind: str = ""
     name: str = ""
     resources: tuple[str, ...] = ()
+
+    @property
+    def passing(self) -> bool:
+        """Whether somebody only tries the predictor: it is never stored, and forgotten soon after its streams end."""
+        return self.device_id.startswith(DEVICE_PREFIX)
 
     def like(self, other: "DeviceSpec") -> bool:
         """Whether both are of one make, as their drivers tell it."""
@@ -49,15 +56,21 @@ class KnownDevice:
     inherited: set[BatchClass] = field(default_factory=set)  # known from a sibling, not yet seen beside others here
     sets: SeenSets = field(default_factory=SeenSets)
     streams: int = 0  # executors that are connected
+    left_s: float = 0.0  # when the last of them went, on our clock
     batches: int = 0  # learned from
     at_ns: int = 0  # when the last event happened, on the executor's clock
     ran: set[BatchClass] = field(default_factory=set)  # since estimates were last told
+    _tells_sets: bool | None = None
 
     @property
     def tells_sets(self) -> bool:
-        """Whether the contract's vectors cannot express what its learner believes."""
-        some = next(iter(self.model.classes), None)
-        return some is not None and not self.model.learner.estimate(some).sensitivity
+        """Whether the contract's vectors cannot express what its learner believes, which any of its classes tells."""
+        if self._tells_sets is None:
+            for some in self.model.classes:
+                with contextlib.suppress(Exception):  # a learner may be anybody's
+                    self._tells_sets = not self.model.learner.estimate(some).sensitivity
+                    break
+        return bool(self._tells_sets)
 
     def estimate(self, batch_class: BatchClass, levels: tuple[float, ...]) -> ClassEstimate:
         """What is believed of a class. Raises KeyError for one never heard of."""
@@ -80,4 +93,8 @@ class KnownDevice:
 def solo_times(model: DeviceModel) -> list[Profile]:
     """What any learner can start from."""
     estimates = [model.learner.estimate(batch_class) for batch_class in list(model.classes)]
-    return [Profile(e.batch_class, e.work_ns, e.demand, e.sample_count) for e in estimates if e.work_ns > 0]
+    return [
+        Profile(e.batch_class, e.work_ns, e.demand, e.sample_count, e.kernel_ns, e.phases)
+        for e in estimates
+        if e.work_ns > 0
+    ]

@@ -9,7 +9,7 @@ have nothing in common the one that never moves wins, so following costs nothing
 GAINS = (0.0, 0.02, 0.08, 0.25)
 MEMORY = 0.98  # of the score: some fifty batches
 PREFER_SLOWER = 0.95  # a faster one must err less than this share of the slower one's error
-LIMIT = 0.3  # of an error, in logarithm: one absurd batch moves an average by a quarter of that at most
+LIMIT = 0.3  # of a step, in logarithm: one absurd batch moves an average by a quarter of that at most
 
 
 class Pace:
@@ -29,11 +29,11 @@ class Pace:
 
     def learn(self, model: str, error: float, variance: float) -> None:
         """Takes the error of a batch, log(elapsed / expected), expected at the present pace, and its variance."""
-        seen = max(-LIMIT, min(LIMIT, error + self.log))
+        seen = error + self.log
         others = model != self._last_model
         self._last_model = model
         for i, gain in enumerate(GAINS):
-            missed = seen - self._levels[i]
+            missed = max(-LIMIT, min(LIMIT, seen - self._levels[i]))
             if others:  # models differ in how noisy they are, and count accordingly
                 told = min(missed * missed / variance, 100.0)
                 self._scores[i] = MEMORY * self._scores[i] + (1.0 - MEMORY) * told

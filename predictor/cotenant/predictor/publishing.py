@@ -2,7 +2,8 @@
 
 A push is one or more frames. The first frame of a complete push says `complete`, the frames that follow continue it;
 classes used last come first, so what runs now is known after one frame. `learned_through` stands in a push's last
-frame. Nothing is ever taken back one by one: once much was forgotten, the next push is complete again.
+frame and holds for when the first was made: learning goes on while frames wait to be sent. Nothing is ever taken back
+one by one: once much was forgotten, the next push is complete again.
 
 What one batch taught may move all classes a little, by what they share. Classes that ran are told with the next push,
 others in turn, `CLASS_BUDGET` of them a push: there may be tens of thousands.
@@ -29,6 +30,7 @@ CLASS_BUDGET = 256
 SET_BUDGET = 256
 SET_CHANGE = 0.002  # a slowdown that moved less is not told again
 MAX_INTERESTS = 4096  # sets a subscriber may ask for
+MAX_INTEREST_BATCHES = 32_768  # in all of them together: each is told beside all others of its set
 MAX_TOGETHER = 64  # batches in one set
 MAX_TOLD = MAX_SEEN + RECENT * RECENT  # sets of one device
 DEFAULT_LEVELS = (0.5, 0.9, 0.95, 0.99)
@@ -50,9 +52,14 @@ def check_levels(levels: Iterable[float]) -> tuple[float, ...]:
 def read_interests(messages: Iterable[pb.Colocation]) -> dict[DeviceSet, None]:
     """Each member of each set beside the others. Raises ValueError for too many."""
     interests: dict[DeviceSet, None] = {}
+    total = 0
     for i, asked in enumerate(messages):
-        if i >= MAX_INTERESTS or len(asked.batches) > MAX_TOGETHER:
-            raise ValueError(f"interests are at most {MAX_INTERESTS} sets of at most {MAX_TOGETHER} batches")
+        total += len(asked.batches)
+        if i >= MAX_INTERESTS or len(asked.batches) > MAX_TOGETHER or total > MAX_INTEREST_BATCHES:
+            raise ValueError(
+                f"interests are at most {MAX_INTERESTS} sets of at most {MAX_TOGETHER} batches, "
+                f"{MAX_INTEREST_BATCHES} in all"
+            )
         batches = sorted(map(read_class, asked.batches))
         for j, victim in enumerate(batches):
             interests[asked.device_id, SetKey(victim, tuple(batches[:j] + batches[j + 1 :]))] = None
@@ -68,10 +75,10 @@ class Watcher:
         self.later: OrderedDict[tuple[str, BatchClass], None] = OrderedDict()  # told in turn
         self.moved: dict[str, None] = {}  # devices that learned
         self._knowledge, self._levels, self._interests = knowledge, levels, interests
-        self._asked = {device_id for device_id, _ in interests}
-        self._by_victim: dict[tuple[str, BatchClass], list[DeviceSet]] = {}
+        self._asked: dict[str, dict[BatchClass, list[DeviceSet]]] = {}  # the interests by device and victim
         for interest in interests:
-            self._by_victim.setdefault((interest[0], interest[1].victim), []).append(interest)
+            of_device = self._asked.setdefault(interest[0], {})
+            of_device.setdefault(interest[1].victim, []).append(interest)
         # To be evaluated, first come first served. A device without a set marks that all of its sets stood before it.
         self._sets: OrderedDict[tuple[str, SetKey | None], None] = OrderedDict()
         self._marked: dict[str, dict[int, int]] = {}  # how far its sources were followed when that was
@@ -84,7 +91,11 @@ class Watcher:
         """A device learned: these estimates changed, these classes ran."""
         device_id = known.spec.device_id
         for batch_class in changed:
-            (self.pending if batch_class in ran else self.later)[device_id, batch_class] = None
+            if batch_class in ran:
+                self.pending[device_id, batch_class] = None
+                self.later.pop((device_id, batch_class), None)
+            else:
+                self.later[device_id, batch_class] = None
         self.moved[device_id] = None
         self._unswept[device_id] = None
         self._queue_sets(known, ran)
@@ -97,6 +108,8 @@ class Watcher:
         for _ in range(min(CLASS_BUDGET, len(self.later))):
             pending[self.later.popitem(last=False)[0]] = None
         moved, self.moved = self.moved, {}
+        through = self._followed(moved)
+        self._sweep()
         frame, size = pb.WatchEstimatesResponse(complete=complete), 0
         entries: Iterator[pb.ClassEstimate | pb.SetEstimate]
         entries = itertools.chain(self._class_estimates(pending), self._set_estimates(complete=complete))
@@ -110,7 +123,7 @@ class Watcher:
                 frame.version = next(versions)
                 yield frame
                 frame, size = pb.WatchEstimatesResponse(), 0
-        for device_id, sources in self._through(moved):
+        for device_id, sources in self._through(through):
             for incarnation, sequence in sources.items():
                 frame.learned_through.add(device_id=device_id, incarnation=incarnation, sequence=sequence)
         if frame.complete or size or frame.learned_through:
@@ -124,9 +137,10 @@ class Watcher:
 
         Subscribers keep what is forgotten here until then; so they keep at most about twice as much as we do.
         """
-        known, told = self._knowledge, len(self._told)
+        known = self._knowledge
         much_forgotten = known.forgotten - self._forgotten > max(1000, len(known.used))
-        if not (self._complete_due or much_forgotten or told > 2 * MAX_TOLD * len(known.devices) + MAX_INTERESTS):
+        much_told = len(self._told) > 2 * MAX_TOLD * len(known.devices) + len(self._interests)
+        if not (self._complete_due or much_forgotten or much_told):
             return False
         self._complete_due, self._forgotten = False, known.forgotten
         self.pending = dict.fromkeys(reversed(known.used))
@@ -141,14 +155,19 @@ class Watcher:
     def _class_estimates(self, pending: Iterable[tuple[str, BatchClass]]) -> Iterator[pb.ClassEstimate]:
         for device_id, batch_class in pending:
             known = self._knowledge.devices.get(device_id)
-            if known and batch_class in known.model.classes:
+            if known is None or batch_class not in known.model.classes:
+                continue
+            message = pb.ClassEstimate()
+            try:
                 estimate = known.estimate(batch_class, self._levels)
-                if sound(estimate):
-                    message = pb.ClassEstimate()
-                    put_estimate(message, device_id, estimate)
-                    yield message
-                else:
+                if not sound(estimate):
                     self._knowledge.intake.reject("estimate unsound", batch_class)
+                    continue
+                put_estimate(message, device_id, estimate)
+            except Exception as error:  # a learner may be anybody's, and others must be told of the rest
+                self._knowledge.intake.reject("learner failed", f"{type(error).__name__}: {error}")
+                continue
+            yield message
 
     # ---- sets
 
@@ -157,8 +176,9 @@ class Watcher:
 
     def _queue_sets(self, known: KnownDevice, victims: Collection[BatchClass]) -> None:
         device_id = known.spec.device_id
-        for victim in victims:
-            self._sets.update((interest, None) for interest in self._by_victim.get((device_id, victim), ()))
+        for victim, interests in self._asked.get(device_id, {}).items():
+            if victim in victims:
+                self._sets.update(dict.fromkeys(interests))
         if known.tells_sets:
             self._sets.update(((device_id, key), None) for key in known.sets.of(victims))
 
@@ -172,17 +192,18 @@ class Watcher:
                 self._sets[device_id, None] = None
                 self._marked[device_id] = dict(known.sources)
 
-    def _through(self, moved: Iterable[str]) -> Iterator[tuple[str, dict[int, int]]]:
+    def _followed(self, moved: Iterable[str]) -> dict[str, dict[int, int]]:
+        """How far the sources of devices have been followed, of those that tell no sets."""
+        known = {device_id: self._knowledge.devices.get(device_id) for device_id in moved}
+        return {d: dict(one.sources) for d, one in known.items() if one and not self._tells_sets(one)}
+
+    def _through(self, followed: dict[str, dict[int, int]]) -> Iterator[tuple[str, dict[int, int]]]:
         """How far the sources of devices were followed whose every change has now been told."""
-        for device_id in moved:
-            known = self._knowledge.devices.get(device_id)
-            if known and not self._tells_sets(known):
-                yield device_id, known.sources
+        yield from followed.items()
         for device_id in [d for d in self._marked if (d, None) not in self._sets]:
             yield device_id, self._marked.pop(device_id)
 
     def _set_estimates(self, *, complete: bool) -> Iterator[pb.SetEstimate]:
-        self._sweep()
         for _ in range(len(self._sets) if complete else min(SET_BUDGET, len(self._sets))):
             device_id, key = self._sets.popitem(last=False)[0]
             if key is None:
@@ -190,8 +211,12 @@ class Watcher:
             known = self._knowledge.devices.get(device_id)
             if known is None or key.victim not in known.model.classes:
                 continue
-            slowdown = known.slowdown(key)
-            quantiles = self._quantiles(known, key) if (device_id, key) in self._interests else ()
+            try:
+                slowdown = known.slowdown(key)
+                quantiles = self._quantiles(known, key) if (device_id, key) in self._interests else ()
+            except Exception as error:  # as above
+                self._knowledge.intake.reject("learner failed", f"{type(error).__name__}: {error}")
+                continue
             told = self._told.get((device_id, key))
             if told is None or told[1] != quantiles or abs(told[0] - slowdown) > SET_CHANGE * slowdown:
                 self._told[device_id, key] = slowdown, quantiles

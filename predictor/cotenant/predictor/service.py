@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
@@ -14,7 +15,7 @@ from cotenant.predictor.colocation import answer
 from cotenant.predictor.device_model import DeviceModel
 from cotenant.predictor.keeping import Keeper, load
 from cotenant.predictor.knowledge import MAX_CLASSES, Knowledge
-from cotenant.predictor.known_device import DeviceSpec, KnownDevice, read_spec
+from cotenant.predictor.known_device import DeviceSpec, KnownDevice, read_spec, solo_times
 from cotenant.predictor.publishing import MAX_TOGETHER, Watcher, check_levels, read_interests
 from cotenant.predictor.store import Store
 from cotenant.runtime.estimates import BatchClass
@@ -39,7 +40,9 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         self.keeper = Keeper(store, self.knowledge)
         self.watchers: list[Watcher] = []
         self.pushed_bytes = 0
-        self._versions = itertools.count(1)
+        # From the time of day in us: larger than before a restart, since no frame takes less than that to make, with
+        # or without a file of state; and below 2^53, which every language can hold.
+        self._versions = itertools.count(time.time_ns() // 1000)
         self._news: dict[str, None] = {}  # devices that learned since subscribers' books were brought up to date
 
     # ---- learning
@@ -54,8 +57,6 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
             first = await anext(request_iterator, pb.ObserveRequest())
             spec, incarnation = read_spec(first.hello.device), first.hello.incarnation
             known = self.knowledge.device(spec, await self._copy_of_elder(spec))
-            self.knowledge.introduce(known, first.hello.profiles)
-            self._moved(known)
         except ValueError as error:
             await _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         known.streams += 1
@@ -78,6 +79,7 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
                 await _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, f"a frame is no ObserveRequest: {broken}")
         finally:
             known.streams -= 1
+            known.left_s = time.monotonic()
             reading.cancel()
             self.keeper.wait_no_more(wake)
 
@@ -87,16 +89,29 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         if elder is None:
             return None
         blobs: dict[BatchClass, bytes] = {}
-        for i, batch_class in enumerate(self.knowledge.classes_of(elder)):
-            if i % EVENTS_AT_ONCE == 0:
-                await asyncio.sleep(0)
-            if batch_class in elder.model.classes:
-                blobs[batch_class] = elder.model.dump_class(batch_class)
-        return await asyncio.to_thread(DeviceModel.restored, spec.device_id, elder.model.dump(), blobs)
+        try:
+            for i, batch_class in enumerate(self.knowledge.classes_of(elder)):
+                if i % EVENTS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+                if batch_class in elder.model.classes:
+                    blobs[batch_class] = elder.model.dump_class(batch_class)
+            return await asyncio.to_thread(DeviceModel.restored, spec.device_id, elder.model.dump(), blobs)
+        except Exception as error:  # a learner may be anybody's
+            _log.warning("sibling not copied, starting from its solo times", device=spec.device_id, error=str(error))
+            model = DeviceModel(spec.device_id, len(spec.resources), self.knowledge.learner)
+            for profile in solo_times(elder.model):
+                model.learn_profile(profile)
+            return model
 
     async def _read(
         self, known: KnownDevice, incarnation: int, first: pb.ObserveRequest, frames: AsyncIterator[pb.ObserveRequest]
     ) -> None:
+        self._moved(known)
+        profiles = first.hello.profiles
+        for start in range(0, len(profiles), EVENTS_AT_ONCE):
+            self.knowledge.introduce(known, profiles[start : start + EVENTS_AT_ONCE])
+            self._moved(known)
+            await asyncio.sleep(0)
         opening = True
         frame: pb.ObserveRequest | None = first
         while frame is not None:

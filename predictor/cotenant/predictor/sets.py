@@ -32,15 +32,19 @@ class SeenSets:
     def note(self, seen: Observation) -> None:
         """Remembers whom a batch met."""
         victim = seen.batch_class
-        self.recent.pop(victim, None)
-        self.recent[victim] = None
-        if len(self.recent) > RECENT:
-            del self.recent[next(iter(self.recent))]
+        self.ran(victim)
         for others in dict.fromkeys(part.co_runners for part in seen.slices if part.co_runners):
             key = SetKey(victim, others)
             self.seen[key] = self.seen.pop(key, 0) + 1
             if len(self.seen) > MAX_SEEN:
                 self.seen.popitem(last=False)
+
+    def ran(self, batch_class: BatchClass) -> None:
+        """A class that ran last, of all."""
+        self.recent.pop(batch_class, None)
+        self.recent[batch_class] = None
+        if len(self.recent) > RECENT:
+            del self.recent[next(iter(self.recent))]
 
     def forget(self, batch_class: BatchClass) -> None:
         """A class is no longer known: it is no longer told as recent. Its sets go when their turn comes."""

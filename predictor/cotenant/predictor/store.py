@@ -10,17 +10,19 @@ starts from them.
 
 import contextlib
 import fcntl
-import json
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from cotenant.predictor.kept import Changes, KeptClass, KeptDevice
-from cotenant.runtime.estimates import BatchClass
+import msgspec
 
-SCHEMA_VERSION = 2
+from cotenant.predictor.kept import Changes, KeptClass, KeptDevice
+from cotenant.runtime.estimates import BatchClass, Phase
+
+SCHEMA_VERSION = 3
+_META = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS devices (
   learner TEXT NOT NULL, device_id TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, resources TEXT NOT NULL,
@@ -29,7 +31,8 @@ CREATE TABLE IF NOT EXISTS devices (
 CREATE TABLE IF NOT EXISTS classes (
   learner TEXT NOT NULL, device_id TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL,
   batch_size INTEGER NOT NULL, shape_bucket TEXT NOT NULL, work_ns INTEGER NOT NULL, demand TEXT NOT NULL,
-  samples INTEGER NOT NULL, inherited INTEGER NOT NULL, used INTEGER NOT NULL, state BLOB NOT NULL,
+  kernel_ns REAL NOT NULL, phases TEXT NOT NULL, samples INTEGER NOT NULL, inherited INTEGER NOT NULL,
+  used INTEGER NOT NULL, state BLOB NOT NULL,
   PRIMARY KEY (learner, device_id, model, version, batch_size, shape_bucket)
 );
 CREATE TABLE IF NOT EXISTS sources (
@@ -70,11 +73,7 @@ class Store:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
         db.execute("PRAGMA busy_timeout=5000")
-        db.executescript(
-            _SCHEMA.partition("\n")[0]
-            if not _SCHEMA
-            else "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
-        )
+        db.execute(_META)
         row = db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
         if row and int(row[0]) != SCHEMA_VERSION:
             age = "newer" if int(row[0]) > SCHEMA_VERSION else "older"
@@ -116,13 +115,10 @@ class Store:
         )
         db.executemany(
             "INSERT OR REPLACE INTO devices VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (learner, d.device_id, d.kind, d.name, json.dumps(d.resources), d.batches, d.state)
-                for d in changes.devices
-            ],
+            [(learner, d.device_id, d.kind, d.name, _text(d.resources), d.batches, d.state) for d in changes.devices],
         )
         db.executemany(
-            "INSERT OR REPLACE INTO classes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO classes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(learner, device_id, *_row(kept), self._used, kept.state) for device_id, kept in changes.classes],
         )
         db.executemany(
@@ -147,25 +143,25 @@ class Store:
             "SELECT device_id, kind, name, resources, batches, state FROM devices WHERE learner = ? ORDER BY device_id",
             (learner,),
         )
-        return [KeptDevice(d, kind, name, tuple(json.loads(r)), n, state) for d, kind, name, r, n, state in rows]
+        return [KeptDevice(d, kind, name, _words(r), n, state) for d, kind, name, r, n, state in rows]
 
-    def classes(self, learner: str) -> list[tuple[str, KeptClass]]:
-        """(device, class) of all that one learner knows, least recently used first."""
+    def classes(self, learner: str, device_id: str) -> list[tuple[int, KeptClass]]:
+        """What one learner knows of a device's classes, each with the number of the write when it was used last."""
         if self._db is None:
             return []
         rows = self._db.execute(
-            "SELECT device_id, model, version, batch_size, shape_bucket, work_ns, demand, samples, inherited, state "
-            "FROM classes WHERE learner = ? ORDER BY used, device_id, model, version, batch_size, shape_bucket",
-            (learner,),
+            "SELECT used, model, version, batch_size, shape_bucket, work_ns, demand, kernel_ns, phases, samples, "
+            "inherited, state FROM classes WHERE learner = ? AND device_id = ?",
+            (learner, device_id),
         )
         return [
             (
-                d,
+                used,
                 KeptClass(
-                    BatchClass(m, v, size, bucket), work, tuple(json.loads(demand)), samples, state, bool(inherited)
+                    BatchClass(m, v, size, bucket), work, _numbers(d), samples, state, bool(inherited), k, _phases(p)
                 ),
             )
-            for d, m, v, size, bucket, work, demand, samples, inherited, state in rows
+            for used, m, v, size, bucket, work, d, k, p, samples, inherited, state in rows
         ]
 
     def sources(self) -> list[tuple[str, int, int]]:
@@ -175,16 +171,38 @@ class Store:
         rows = self._db.execute("SELECT device_id, incarnation, sequence FROM sources ORDER BY used, incarnation")
         return [(d, int(incarnation), sequence) for d, incarnation, sequence in rows]
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read meanwhile is of one instant, whoever writes."""
+        if self._db is None:
+            yield
+            return
+        with self._lock:
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("COMMIT")
+
     def close(self) -> None:
         """Closes the file."""
         with self._lock:
             self._guard.close()
 
 
-def _row(kept: KeptClass) -> tuple[str, str, int, str, int, str, int, int]:
-    c = kept.batch_class
-    demand = json.dumps(kept.demand)
-    return c.model, c.version, c.batch_size, c.shape_bucket, kept.work_ns, demand, kept.samples, int(kept.inherited)
+def _row(kept: KeptClass) -> tuple[str | int | float, ...]:
+    c, demand, phases = kept.batch_class, _text(kept.demand), _text(kept.phases)
+    names = c.model, c.version, c.batch_size, c.shape_bucket
+    return *names, kept.work_ns, demand, kept.kernel_ns, phases, kept.samples, int(kept.inherited)
+
+
+_words = msgspec.json.Decoder(tuple[str, ...]).decode
+_numbers = msgspec.json.Decoder(tuple[float, ...]).decode
+_phases = msgspec.json.Decoder(tuple[Phase, ...]).decode
+
+
+def _text(values: tuple[object, ...]) -> str:
+    return msgspec.json.encode(values).decode()
 
 
 @contextlib.contextmanager

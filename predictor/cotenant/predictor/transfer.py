@@ -44,12 +44,13 @@ def export_state(state: Path, file: Path, device_id: str = "") -> int:
         raise ValueError(f"there is no state {state}")
     store = Store(state, alone=False)
     try:
-        devices = [
-            ExportedDevice(learner, kept, [one for d, one in store.classes(learner) if d == kept.device_id])
-            for learner in store.learners()
-            for kept in store.devices(learner)
-            if device_id in ("", kept.device_id)
-        ]
+        with store.snapshot():
+            devices = [
+                ExportedDevice(learner, kept, [one for _, one in store.classes(learner, kept.device_id)])
+                for learner in store.learners()
+                for kept in store.devices(learner)
+                if device_id in ("", kept.device_id)
+            ]
     finally:
         store.close()
     if not devices:
@@ -99,7 +100,7 @@ def import_state(state: Path, file: Path, *, device_id: str = "", as_device: str
         for one in chosen:
             name = as_device or one.device.device_id
             borrowed = name != one.device.device_id
-            gone = [(d, kept.batch_class) for d, kept in store.classes(one.learner) if d == name]
+            gone = [(name, kept.batch_class) for _, kept in store.classes(one.learner, name)]
             classes = [
                 (name, msgspec.structs.replace(kept, inherited=kept.inherited or borrowed)) for kept in one.classes
             ]

@@ -7,12 +7,17 @@ get the same bits.
 
 from bisect import insort
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
 
 import msgspec
 
 _MEMO_LIMIT = 65536  # bounds memory; reached only by absurd numbers of classes
 MAX_SLOWDOWN = 50.0  # no batch is predicted to be slowed more: rates must stay positive
 MIN_RATE = 1.0 / MAX_SLOWDOWN
+# Of the processors it needs, a kernel may lack so much beside others that demand all of them, and more beside more:
+# demands are known within some percent, and where all is lacking waits are as long as others' kernels.
+MOST_LACKING = 0.85
 
 
 class BatchClass(msgspec.Struct, frozen=True, order=True, cache_hash=True):
@@ -36,6 +41,25 @@ class QuantileFactor(msgspec.Struct, frozen=True):
     co_runner_count: int = 0
 
 
+class Phase(msgspec.Struct, frozen=True):
+    """A part of a batch's life: up to which share of its work, what it demands meanwhile, and of what grain it is."""
+
+    end: float  # in (0, 1], ascending; the last is 1
+    demand: tuple[float, ...]
+    kernel_ns: float = 0.0  # mean duration of its kernels; 0 if unknown
+
+
+def sound_phases(phases: Sequence[Phase], resources: int) -> bool:
+    """Whether they go on in order to the end of the work, and all demand something of so many resources."""
+    ends = [phase.end for phase in phases]
+    return (
+        all(before < after for before, after in pairwise((0.0, *ends)))
+        and (not ends or ends[-1] == 1.0)
+        and all(len(p.demand) == resources and all(0.0 <= d < 1e6 for d in p.demand) for p in phases)
+        and all(0.0 <= p.kernel_ns < 1e15 for p in phases)
+    )
+
+
 class PairCorrection(msgspec.Struct, frozen=True):
     """Added to the delay for each co-runner of this class."""
 
@@ -54,6 +78,8 @@ class ClassEstimate(msgspec.Struct, frozen=True):
     quantiles: tuple[QuantileFactor, ...] = ()
     sample_count: int = 0
     basis: int = 0
+    kernel_ns: float = 0.0  # mean duration of its kernels; 0 if unknown
+    phases: tuple[Phase, ...] = ()  # empty: it is the same all along
 
 
 class SetEstimate(msgspec.Struct, frozen=True):
@@ -66,23 +92,61 @@ class SetEstimate(msgspec.Struct, frozen=True):
     sample_count: int = 0
 
 
-def features(demand: Sequence[float], pressure: Sequence[float], co_runner_count: int) -> list[float]:
-    """Phi of a batch of `demand` beside co-runners whose demands sum to `pressure`; both of K values, phi of 1 + 4K.
+def features(
+    demand: Sequence[float],
+    pressure: Sequence[float],
+    co_runner_count: int,
+    kernel_ns: float = 0.0,
+    ahead_ns: float = 0.0,
+) -> list[float]:
+    """Phi of a batch of `demand` beside co-runners whose demands sum to `pressure`; both of K values, phi of 2 + 4K.
 
     Overload is by how much a batch that needs one resource alone is slowed when all get their proportional share of
-    it: at a total demand of t > 1 it takes t times as long. Demands are means over a batch's life, so pressure and
-    overload are felt in proportion to how much of its own life a batch needs the resource: hence both once more,
-    times its own demand.
+    it: at a total demand of t > 1 it takes t times as long. Demands are means over a phase, so pressure and overload
+    are felt in proportion to how much of its own time a batch needs the resource: hence both once more, times its own
+    demand. The last value is `waits`; `ahead_ns` is the sum of what co-runners demand of the first resource, each
+    times the mean duration of its kernels.
     """
     overload = [max(0.0, own + others - 1.0) for own, others in zip(demand, pressure, strict=True)]
     felt = [own * others for own, others in zip(demand, pressure, strict=True)]
     starved = [own * over for own, over in zip(demand, overload, strict=True)]
-    return [1.0 if co_runner_count else 0.0, *pressure, *overload, *felt, *starved]
+    waiting = waits(demand[0], pressure[0], kernel_ns, ahead_ns) if demand else 0.0
+    return [1.0 if co_runner_count else 0.0, *pressure, *overload, *felt, *starved, waiting]
+
+
+def waits(own: float, others: float, kernel_ns: float, ahead_ns: float) -> float:
+    """How long kernels wait where those that began earlier keep the processors, over their own duration.
+
+    A kernel that needs `own` of the processors while others hold `others` lacks the part `lacking` of it. It goes on
+    slowly until it has ended, or until the others' kernels have: per own kernel of duration s beside others of duration
+    r s the delay is lacking r / (1 + (1 - lacking) r), which is lacking / (1 - lacking) beside kernels that never end,
+    and r where it gets nothing until they do. 0 where durations are not known. `predictor.proto` has the formula.
+    """
+    if kernel_ns <= 0.0 or own <= 0.0 or own + others <= 1.0:
+        return 0.0
+    excess = max(1.0, 4.0 * others - 3.0)
+    lacking = min(1.0 - (1.0 - MOST_LACKING) / (excess * excess), (own + others - 1.0) / own)
+    ratio = ahead_ns / kernel_ns
+    return min(MAX_SLOWDOWN, lacking * ratio / (1.0 + (1.0 - lacking) * ratio))
 
 
 def feature_count(resources: int) -> int:
     """Values of phi for so many resources."""
-    return 1 + 4 * resources
+    return 2 + 4 * resources
+
+
+class Stage:
+    """A phase of a class, ready for evaluation; a class without phases has one."""
+
+    __slots__ = ("ahead_ns", "batch_class", "demand", "end", "kernel_ns", "vectors")
+
+    def __init__(self, batch_class: BatchClass, phase: Phase, vectors: "_Vectors | None") -> None:
+        self.batch_class, self.vectors = batch_class, vectors
+        self.end, self.demand, self.kernel_ns = phase.end, phase.demand, phase.kernel_ns
+        self.ahead_ns = phase.demand[0] * phase.kernel_ns if phase.demand else 0.0
+
+
+_UNKNOWN = Phase(1.0, ())
 
 
 class EstimateTable:
@@ -93,9 +157,10 @@ class EstimateTable:
         self.sets: dict[tuple[BatchClass, tuple[BatchClass, ...]], SetEstimate] = {}
         self._vectors: dict[BatchClass, _Vectors] = {}
         self._sizes: dict[tuple[str, str, str], list[int]] = {}  # by model, version and bucket: what is known of it
-        self._stand_ins: dict[BatchClass, _Vectors | None] = {}  # of classes that are not known
+        self._stages: dict[BatchClass, tuple[Stage, ...]] = {}
+        self._whole: dict[BatchClass, Stage] = {}  # means over all phases
         self._rates: dict[tuple[BatchClass, tuple[BatchClass, ...]], float] = {}
-        self._set_rates: dict[tuple[BatchClass, ...], tuple[float, ...]] = {}
+        self._set_rates: dict[tuple[Stage, ...], tuple[float, ...]] = {}
 
     def update(self, classes: Iterable[ClassEstimate], sets: Iterable[SetEstimate], *, complete: bool) -> None:
         """Merges what is new, or replaces everything if `complete`."""
@@ -111,31 +176,41 @@ class EstimateTable:
             self.classes[known] = estimate
             self._vectors[known] = _Vectors(estimate)
         self.sets.update(((s.batch_class, tuple(sorted(s.co_runners))), s) for s in sets)
-        self._stand_ins.clear()
-        self._rates.clear()
-        self._set_rates.clear()
+        for memo in (self._stages, self._whole, self._rates, self._set_rates):
+            memo.clear()
 
-    def set_rates(self, classes: tuple[BatchClass, ...]) -> tuple[float, ...]:
-        """Progress rate of each of `classes` while all of them run together."""
-        rates = self._set_rates.get(classes)
+    def stages(self, batch_class: BatchClass) -> tuple[Stage, ...]:
+        """The phases of a class in order, or of the nearest batch size of its model; at least one."""
+        found = self._stages.get(batch_class)
+        if found is None:
+            _make_room(self._stages)
+            vectors = self._vectors_of(batch_class)
+            phases = vectors.phases if vectors else (_UNKNOWN,)
+            found = self._stages[batch_class] = tuple(Stage(batch_class, phase, vectors) for phase in phases)
+        return found
+
+    def rates(self, stages: tuple[Stage, ...]) -> tuple[float, ...]:
+        """Progress rate of each batch while all of these run together, each in its phase."""
+        rates = self._set_rates.get(stages)
         if rates is None:
-            if len(self._set_rates) >= _MEMO_LIMIT:
-                self._set_rates.clear()
-            rates = self._set_rates[classes] = tuple(
-                self.progress_rate(victim, classes[:i] + classes[i + 1 :]) for i, victim in enumerate(classes)
+            _make_room(self._set_rates)
+            rates = self._set_rates[stages] = tuple(
+                self.rate(own, stages[:i] + stages[i + 1 :]) for i, own in enumerate(stages)
             )
         return rates
 
     def progress_rate(self, victim: BatchClass, co_runners: Sequence[BatchClass]) -> float:
-        """Solo progress per unit of time, in [MIN_RATE, 1], of `victim` while `co_runners` run beside it."""
+        """Solo progress per unit of time, in [MIN_RATE, 1], of `victim` while `co_runners` run beside it.
+
+        Each is taken as what it is on average over its phases.
+        """
         if not co_runners:
             return 1.0
         key = (victim, tuple(sorted(co_runners)) if len(co_runners) > 1 else tuple(co_runners))
         rate = self._rates.get(key)
         if rate is None:
-            if len(self._rates) >= _MEMO_LIMIT:
-                self._rates.clear()
-            rate = self._rates[key] = self._evaluate(*key)
+            _make_room(self._rates)
+            rate = self._rates[key] = self.rate(self.mean(victim), tuple(map(self.mean, key[1])))
         return rate
 
     def set_factor(self, victim: BatchClass, co_runners: Sequence[BatchClass], level: float) -> float:
@@ -150,17 +225,31 @@ class EstimateTable:
         factors = [factor_at(one.quantiles, level, len(co_runners), default=0.0) if one else 0.0 for one in told]
         return max(factors) if all(factors) else 0.0
 
-    def _evaluate(self, victim: BatchClass, co_runners: tuple[BatchClass, ...]) -> float:
-        if explicit := self.sets.get((victim, co_runners)):
-            return max(MIN_RATE, 1.0 / max(1.0, explicit.slowdown))
-        own = self._vectors_of(victim)
-        if own is not None and own.sensitivity:
-            return self._from_vectors(own, co_runners)
+    def mean(self, batch_class: BatchClass) -> Stage:
+        """A class as it is on average."""
+        found = self._whole.get(batch_class)
+        if found is None:
+            _make_room(self._whole)
+            vectors = self._vectors_of(batch_class)
+            found = self._whole[batch_class] = Stage(batch_class, vectors.whole if vectors else _UNKNOWN, vectors)
+        return found
+
+    def rate(self, own: Stage, others: tuple[Stage, ...]) -> float:
+        """Progress rate of a batch beside others, each in its phase; not memoised."""
+        if not others:
+            return 1.0
+        victim = own.batch_class
+        if self.sets:
+            explicit = self.sets.get((victim, tuple(sorted([other.batch_class for other in others]))))
+            if explicit:
+                return max(MIN_RATE, 1.0 / max(1.0, explicit.slowdown))
+        if own.vectors is not None and own.vectors.sensitivity:
+            return _from_vectors(own, own.vectors, others)
         # Only pairs are known, or nothing: multiply, which is on the safe side (three batches that share one
         # resource fairly slow each other threefold; the product of the pairs says four). An unknown pair counts 2.
         slowdown = 1.0
-        for other in co_runners:
-            pair = self.sets.get((victim, (other,)))
+        for other in others:
+            pair = self.sets.get((victim, (other.batch_class,)))
             slowdown *= max(1.0, pair.slowdown) if pair else 2.0
         return max(MIN_RATE, 1.0 / slowdown)
 
@@ -169,46 +258,52 @@ class EstimateTable:
         own = self._vectors.get(batch_class)
         if own is not None:
             return own
-        if batch_class in self._stand_ins:
-            return self._stand_ins[batch_class]
-        if len(self._stand_ins) >= _MEMO_LIMIT:
-            self._stand_ins.clear()
         model, version, bucket = batch_class.model, batch_class.version, batch_class.shape_bucket
         sizes = self._sizes.get((model, version, bucket), [])
         nearest = min(sizes, key=lambda size: (abs(size - batch_class.batch_size), -size), default=None)
-        found = None if nearest is None else self._vectors[BatchClass(model, version, nearest, bucket)]
-        self._stand_ins[batch_class] = found
-        return found
+        return None if nearest is None else self._vectors[BatchClass(model, version, nearest, bucket)]
 
-    def _from_vectors(self, own: "_Vectors", co_runners: tuple[BatchClass, ...]) -> float:
-        """`features` and their product with the sensitivity in one go, for decisions wait for it."""
-        weights, resources = own.sensitivity, len(own.demand)
-        unknown = (1.0,) * resources
-        theirs = [known.demand or unknown if (known := self._vectors_of(c)) else unknown for c in co_runners]
-        delay = weights[0]
-        for k, mine in enumerate(own.demand):
-            pressure = 0.0
-            for demand in theirs:
-                pressure += demand[k] if k < len(demand) else 0.0
-            delay += (weights[1 + k] + weights[1 + 2 * resources + k] * mine) * pressure
-            if (overload := mine + pressure - 1.0) > 0.0:
-                delay += (weights[1 + resources + k] + weights[1 + 3 * resources + k] * mine) * overload
-        if own.corrections:
-            for other in co_runners:
-                delay += own.corrections.get(other, 0.0)
-        return 1.0 / min(MAX_SLOWDOWN, max(1.0, 1.0 + delay))
+
+def _make_room(memo: dict[Any, Any]) -> None:
+    if len(memo) >= _MEMO_LIMIT:
+        memo.clear()
+
+
+def _from_vectors(own: Stage, vectors: "_Vectors", others: tuple[Stage, ...]) -> float:
+    """`features` and their product with the sensitivity in one go, for decisions wait for it."""
+    weights, resources = vectors.sensitivity, len(own.demand)
+    unknown = (1.0,) * resources
+    theirs = [other.demand or unknown for other in others]
+    delay = weights[0]
+    for k, mine in enumerate(own.demand):
+        pressure = 0.0
+        for demand in theirs:
+            pressure += demand[k] if k < len(demand) else 0.0
+        delay += (weights[1 + k] + weights[1 + 2 * resources + k] * mine) * pressure
+        if (overload := mine + pressure - 1.0) > 0.0:
+            delay += (weights[1 + resources + k] + weights[1 + 3 * resources + k] * mine) * overload
+            if k == 0 and own.kernel_ns > 0.0:
+                ahead_ns = 0.0
+                for other in others:
+                    ahead_ns += other.ahead_ns
+                delay += weights[1 + 4 * resources] * waits(mine, pressure, own.kernel_ns, ahead_ns)
+    if vectors.corrections:
+        for other in others:
+            delay += vectors.corrections.get(other.batch_class, 0.0)
+    return 1.0 / min(MAX_SLOWDOWN, max(1.0, 1.0 + delay))
 
 
 class _Vectors:
     """A class's vectors, made ready for evaluation."""
 
-    __slots__ = ("corrections", "demand", "sensitivity")
+    __slots__ = ("corrections", "phases", "sensitivity", "whole")
 
     def __init__(self, estimate: ClassEstimate) -> None:
-        self.demand = estimate.demand
         missing = feature_count(len(estimate.demand)) - len(estimate.sensitivity)
         self.sensitivity = (*estimate.sensitivity, *([0.0] * missing)) if estimate.sensitivity else ()
         self.corrections = {c.co_runner: c.delay for c in estimate.corrections}
+        self.whole = Phase(1.0, estimate.demand, estimate.kernel_ns)
+        self.phases = estimate.phases or (self.whole,)
 
 
 def factor_at(quantiles: Sequence[QuantileFactor], level: float, co_runner_count: int, *, default: float) -> float:

@@ -264,20 +264,24 @@ class ModelUnloaded(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class ClassProfiled(_message.Message):
-    __slots__ = ("batch_class", "work_ns", "samples", "demand", "spread", "basis")
+    __slots__ = ("batch_class", "work_ns", "samples", "demand", "spread", "basis", "kernel_ns", "phases")
     BATCH_CLASS_FIELD_NUMBER: _ClassVar[int]
     WORK_NS_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     DEMAND_FIELD_NUMBER: _ClassVar[int]
     SPREAD_FIELD_NUMBER: _ClassVar[int]
     BASIS_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_NS_FIELD_NUMBER: _ClassVar[int]
+    PHASES_FIELD_NUMBER: _ClassVar[int]
     batch_class: _types_pb2.BatchClass
     work_ns: int
     samples: int
     demand: _containers.RepeatedScalarFieldContainer[float]
     spread: float
     basis: ProfileBasis
-    def __init__(self, batch_class: _Optional[_Union[_types_pb2.BatchClass, _Mapping]] = ..., work_ns: _Optional[int] = ..., samples: _Optional[int] = ..., demand: _Optional[_Iterable[float]] = ..., spread: _Optional[float] = ..., basis: _Optional[_Union[ProfileBasis, str]] = ...) -> None: ...
+    kernel_ns: float
+    phases: _containers.RepeatedCompositeFieldContainer[_types_pb2.Phase]
+    def __init__(self, batch_class: _Optional[_Union[_types_pb2.BatchClass, _Mapping]] = ..., work_ns: _Optional[int] = ..., samples: _Optional[int] = ..., demand: _Optional[_Iterable[float]] = ..., spread: _Optional[float] = ..., basis: _Optional[_Union[ProfileBasis, str]] = ..., kernel_ns: _Optional[float] = ..., phases: _Optional[_Iterable[_Union[_types_pb2.Phase, _Mapping]]] = ...) -> None: ...
 
 class WindowRequested(_message.Message):
     __slots__ = ("window_id", "duration_ns", "model")

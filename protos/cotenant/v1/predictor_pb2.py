@@ -26,15 +26,15 @@ from cotenant.v1 import executor_pb2 as cotenant_dot_v1_dot_executor__pb2
 from cotenant.v1 import types_pb2 as cotenant_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63otenant/v1/predictor.proto\x12\x0b\x63otenant.v1\x1a\x1a\x63otenant/v1/executor.proto\x1a\x17\x63otenant/v1/types.proto\"f\n\x0eObserveRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x19.cotenant.v1.ObserveHello\x12*\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1a.cotenant.v1.ExecutorEvent\"v\n\x0cObserveHello\x12#\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x13.cotenant.v1.Device\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12,\n\x08profiles\x18\x03 \x03(\x0b\x32\x1a.cotenant.v1.ClassProfiled\"0\n\x0fObserveResponse\x12\x1d\n\x15\x61\x63knowledged_sequence\x18\x01 \x01(\x04\"l\n\x15WatchEstimatesRequest\x12\x0e\n\x06levels\x18\x01 \x03(\x01\x12*\n\tinterests\x18\x02 \x03(\x0b\x32\x17.cotenant.v1.Colocation\x12\x17\n\x0fmin_interval_ns\x18\x03 \x01(\x04\"I\n\nColocation\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12(\n\x07\x62\x61tches\x18\x02 \x03(\x0b\x32\x17.cotenant.v1.BatchClass\"\xc6\x01\n\x16WatchEstimatesResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12+\n\x07\x63lasses\x18\x03 \x03(\x0b\x32\x1a.cotenant.v1.ClassEstimate\x12&\n\x04sets\x18\x04 \x03(\x0b\x32\x18.cotenant.v1.SetEstimate\x12\x34\n\x0flearned_through\x18\x05 \x03(\x0b\x32\x1b.cotenant.v1.LearnedThrough\"J\n\x0eLearnedThrough\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"\xa1\x02\n\rClassEstimate\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12,\n\x0b\x62\x61tch_class\x18\x02 \x01(\x0b\x32\x17.cotenant.v1.BatchClass\x12\x0f\n\x07work_ns\x18\x03 \x01(\x04\x12\x0e\n\x06\x64\x65mand\x18\x04 \x03(\x01\x12\x13\n\x0bsensitivity\x18\x05 \x03(\x01\x12\x30\n\x0b\x63orrections\x18\x06 \x03(\x0b\x32\x1b.cotenant.v1.PairCorrection\x12.\n\tquantiles\x18\x07 \x03(\x0b\x32\x1b.cotenant.v1.QuantileFactor\x12\x14\n\x0csample_count\x18\x08 \x01(\x04\x12!\n\x05\x62\x61sis\x18\t \x01(\x0e\x32\x12.cotenant.v1.Basis\"K\n\x0ePairCorrection\x12*\n\tco_runner\x18\x01 \x01(\x0b\x32\x17.cotenant.v1.BatchClass\x12\r\n\x05\x64\x65lay\x18\x02 \x01(\x01\"H\n\x0eQuantileFactor\x12\r\n\x05level\x18\x01 \x01(\x01\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x01\x12\x17\n\x0f\x63o_runner_count\x18\x03 \x01(\r\"\xd3\x01\n\x0bSetEstimate\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12,\n\x0b\x62\x61tch_class\x18\x02 \x01(\x0b\x32\x17.cotenant.v1.BatchClass\x12+\n\nco_runners\x18\x03 \x03(\x0b\x32\x17.cotenant.v1.BatchClass\x12\x10\n\x08slowdown\x18\x04 \x01(\x01\x12.\n\tquantiles\x18\x05 \x03(\x0b\x32\x1b.cotenant.v1.QuantileFactor\x12\x14\n\x0csample_count\x18\x06 \x01(\x04\"W\n\x19\x45stimateColocationRequest\x12+\n\ncolocation\x18\x01 \x01(\x0b\x32\x17.cotenant.v1.Colocation\x12\r\n\x05level\x18\x02 \x01(\x01\"\xb4\x01\n\x10\x43olocationMember\x12,\n\x0b\x62\x61tch_class\x18\x01 \x01(\x0b\x32\x17.cotenant.v1.BatchClass\x12\x0f\n\x07work_ns\x18\x02 \x01(\x04\x12\x10\n\x08slowdown\x18\x03 \x01(\x01\x12\x16\n\x0eslowdown_bound\x18\x04 \x01(\x01\x12\x14\n\x0csample_count\x18\x05 \x01(\x04\x12!\n\x05\x62\x61sis\x18\x06 \x01(\x0e\x32\x12.cotenant.v1.Basis\"z\n\x1a\x45stimateColocationResponse\x12.\n\x07members\x18\x01 \x03(\x0b\x32\x1d.cotenant.v1.ColocationMember\x12\x17\n\x0fthroughput_gain\x18\x02 \x01(\x01\x12\x13\n\x0b\x65xplanation\x18\x03 \x01(\t*i\n\x05\x42\x61sis\x12\x15\n\x11\x42\x41SIS_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x42\x41SIS_PRIOR\x10\x01\x12\x11\n\rBASIS_PROFILE\x10\x02\x12\x12\n\x0e\x42\x41SIS_OBSERVED\x10\x03\x12\x11\n\rBASIS_SIBLING\x10\x04\x32\xa0\x02\n\x10PredictorService\x12H\n\x07Observe\x12\x1b.cotenant.v1.ObserveRequest\x1a\x1c.cotenant.v1.ObserveResponse(\x01\x30\x01\x12[\n\x0eWatchEstimates\x12\".cotenant.v1.WatchEstimatesRequest\x1a#.cotenant.v1.WatchEstimatesResponse0\x01\x12\x65\n\x12\x45stimateColocation\x12&.cotenant.v1.EstimateColocationRequest\x1a\'.cotenant.v1.EstimateColocationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63otenant/v1/predictor.proto\x12\x0b\x63otenant.v1\x1a\x1a\x63otenant/v1/executor.proto\x1a\x17\x63otenant/v1/types.proto\"f\n\x0eObserveRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x19.cotenant.v1.ObserveHello\x12*\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1a.cotenant.v1.ExecutorEvent\"v\n\x0cObserveHello\x12#\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x13.cotenant.v1.Device\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12,\n\x08profiles\x18\x03 \x03(\x0b\x32\x1a.cotenant.v1.ClassProfiled\"0\n\x0fObserveResponse\x12\x1d\n\x15\x61\x63knowledged_sequence\x18\x01 \x01(\x04\"l\n\x15WatchEstimatesRequest\x12\x0e\n\x06levels\x18\x01 \x03(\x01\x12*\n\tinterests\x18\x02 \x03(\x0b\x32\x17.cotenant.v1.Colocation\x12\x17\n\x0fmin_interval_ns\x18\x03 \x01(\x04\"I\n\nColocation\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12(\n\x07\x62\x61tches\x18\x02 \x03(\x0b\x32\x17.cotenant.v1.BatchClass\"\xc6\x01\n\x16WatchEstimatesResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12+\n\x07\x63lasses\x18\x03 \x03(\x0b\x32\x1a.cotenant.v1.ClassEstimate\x12&\n\x04sets\x18\x04 \x03(\x0b\x32\x18.cotenant.v1.SetEstimate\x12\x34\n\x0flearned_through\x18\x05 \x03(\x0b\x32\x1b.cotenant.v1.LearnedThrough\"J\n\x0eLearnedThrough\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"\xd8\x02\n\rClassEstimate\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12,\n\x0b\x62\x61tch_class\x18\x02 \x01(\x0b\x32\x17.cotenant.v1.BatchClass\x12\x0f\n\x07work_ns\x18\x03 \x01(\x04\x12\x0e\n\x06\x64\x65mand\x18\x04 \x03(\x01\x12\x13\n\x0bsensitivity\x18\x05 \x03(\x01\x12\x30\n\x0b\x63orrections\x18\x06 \x03(\x0b\x32\x1b.cotenant.v1.PairCorrection\x12.\n\tquantiles\x18\x07 \x03(\x0b\x32\x1b.cotenant.v1.QuantileFactor\x12\x14\n\x0csample_count\x18\x08 \x01(\x04\x12!\n\x05\x62\x61sis\x18\t \x01(\x0e\x32\x12.cotenant.v1.Basis\x12\x11\n\tkernel_ns\x18\n \x01(\x02\x12\"\n\x06phases\x18\x0b \x03(\x0b\x32\x12.cotenant.v1.Phase\"K\n\x0ePairCorrection\x12*\n\tco_runner\x18\x01 \x01(\x0b\x32\x17.cotenant.v1.BatchClass\x12\r\n\x05\x64\x65lay\x18\x02 \x01(\x01\"H\n\x0eQuantileFactor\x12\r\n\x05level\x18\x01 \x01(\x01\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x01\x12\x17\n\x0f\x63o_runner_count\x18\x03 \x01(\r\"\xd3\x01\n\x0bSetEstimate\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12,\n\x0b\x62\x61tch_class\x18\x02 \x01(\x0b\x32\x17.cotenant.v1.BatchClass\x12+\n\nco_runners\x18\x03 \x03(\x0b\x32\x17.cotenant.v1.BatchClass\x12\x10\n\x08slowdown\x18\x04 \x01(\x01\x12.\n\tquantiles\x18\x05 \x03(\x0b\x32\x1b.cotenant.v1.QuantileFactor\x12\x14\n\x0csample_count\x18\x06 \x01(\x04\"W\n\x19\x45stimateColocationRequest\x12+\n\ncolocation\x18\x01 \x01(\x0b\x32\x17.cotenant.v1.Colocation\x12\r\n\x05level\x18\x02 \x01(\x01\"\xb4\x01\n\x10\x43olocationMember\x12,\n\x0b\x62\x61tch_class\x18\x01 \x01(\x0b\x32\x17.cotenant.v1.BatchClass\x12\x0f\n\x07work_ns\x18\x02 \x01(\x04\x12\x10\n\x08slowdown\x18\x03 \x01(\x01\x12\x16\n\x0eslowdown_bound\x18\x04 \x01(\x01\x12\x14\n\x0csample_count\x18\x05 \x01(\x04\x12!\n\x05\x62\x61sis\x18\x06 \x01(\x0e\x32\x12.cotenant.v1.Basis\"z\n\x1a\x45stimateColocationResponse\x12.\n\x07members\x18\x01 \x03(\x0b\x32\x1d.cotenant.v1.ColocationMember\x12\x17\n\x0fthroughput_gain\x18\x02 \x01(\x01\x12\x13\n\x0b\x65xplanation\x18\x03 \x01(\t*i\n\x05\x42\x61sis\x12\x15\n\x11\x42\x41SIS_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x42\x41SIS_PRIOR\x10\x01\x12\x11\n\rBASIS_PROFILE\x10\x02\x12\x12\n\x0e\x42\x41SIS_OBSERVED\x10\x03\x12\x11\n\rBASIS_SIBLING\x10\x04\x32\xa0\x02\n\x10PredictorService\x12H\n\x07Observe\x12\x1b.cotenant.v1.ObserveRequest\x1a\x1c.cotenant.v1.ObserveResponse(\x01\x30\x01\x12[\n\x0eWatchEstimates\x12\".cotenant.v1.WatchEstimatesRequest\x1a#.cotenant.v1.WatchEstimatesResponse0\x01\x12\x65\n\x12\x45stimateColocation\x12&.cotenant.v1.EstimateColocationRequest\x1a\'.cotenant.v1.EstimateColocationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cotenant.v1.predictor_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BASIS']._serialized_start=1886
-  _globals['_BASIS']._serialized_end=1991
+  _globals['_BASIS']._serialized_start=1941
+  _globals['_BASIS']._serialized_end=2046
   _globals['_OBSERVEREQUEST']._serialized_start=97
   _globals['_OBSERVEREQUEST']._serialized_end=199
   _globals['_OBSERVEHELLO']._serialized_start=201
@@ -50,19 +50,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEARNEDTHROUGH']._serialized_start=757
   _globals['_LEARNEDTHROUGH']._serialized_end=831
   _globals['_CLASSESTIMATE']._serialized_start=834
-  _globals['_CLASSESTIMATE']._serialized_end=1123
-  _globals['_PAIRCORRECTION']._serialized_start=1125
-  _globals['_PAIRCORRECTION']._serialized_end=1200
-  _globals['_QUANTILEFACTOR']._serialized_start=1202
-  _globals['_QUANTILEFACTOR']._serialized_end=1274
-  _globals['_SETESTIMATE']._serialized_start=1277
-  _globals['_SETESTIMATE']._serialized_end=1488
-  _globals['_ESTIMATECOLOCATIONREQUEST']._serialized_start=1490
-  _globals['_ESTIMATECOLOCATIONREQUEST']._serialized_end=1577
-  _globals['_COLOCATIONMEMBER']._serialized_start=1580
-  _globals['_COLOCATIONMEMBER']._serialized_end=1760
-  _globals['_ESTIMATECOLOCATIONRESPONSE']._serialized_start=1762
-  _globals['_ESTIMATECOLOCATIONRESPONSE']._serialized_end=1884
-  _globals['_PREDICTORSERVICE']._serialized_start=1994
-  _globals['_PREDICTORSERVICE']._serialized_end=2282
+  _globals['_CLASSESTIMATE']._serialized_end=1178
+  _globals['_PAIRCORRECTION']._serialized_start=1180
+  _globals['_PAIRCORRECTION']._serialized_end=1255
+  _globals['_QUANTILEFACTOR']._serialized_start=1257
+  _globals['_QUANTILEFACTOR']._serialized_end=1329
+  _globals['_SETESTIMATE']._serialized_start=1332
+  _globals['_SETESTIMATE']._serialized_end=1543
+  _globals['_ESTIMATECOLOCATIONREQUEST']._serialized_start=1545
+  _globals['_ESTIMATECOLOCATIONREQUEST']._serialized_end=1632
+  _globals['_COLOCATIONMEMBER']._serialized_start=1635
+  _globals['_COLOCATIONMEMBER']._serialized_end=1815
+  _globals['_ESTIMATECOLOCATIONRESPONSE']._serialized_start=1817
+  _globals['_ESTIMATECOLOCATIONRESPONSE']._serialized_end=1939
+  _globals['_PREDICTORSERVICE']._serialized_start=2049
+  _globals['_PREDICTORSERVICE']._serialized_end=2337
 # @@protoc_insertion_point(module_scope)

@@ -89,7 +89,7 @@ class LearnedThrough(_message.Message):
     def __init__(self, device_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class ClassEstimate(_message.Message):
-    __slots__ = ("device_id", "batch_class", "work_ns", "demand", "sensitivity", "corrections", "quantiles", "sample_count", "basis")
+    __slots__ = ("device_id", "batch_class", "work_ns", "demand", "sensitivity", "corrections", "quantiles", "sample_count", "basis", "kernel_ns", "phases")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     BATCH_CLASS_FIELD_NUMBER: _ClassVar[int]
     WORK_NS_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +99,8 @@ class ClassEstimate(_message.Message):
     QUANTILES_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_COUNT_FIELD_NUMBER: _ClassVar[int]
     BASIS_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_NS_FIELD_NUMBER: _ClassVar[int]
+    PHASES_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     batch_class: _types_pb2.BatchClass
     work_ns: int
@@ -108,7 +110,9 @@ class ClassEstimate(_message.Message):
     quantiles: _containers.RepeatedCompositeFieldContainer[QuantileFactor]
     sample_count: int
     basis: Basis
-    def __init__(self, device_id: _Optional[str] = ..., batch_class: _Optional[_Union[_types_pb2.BatchClass, _Mapping]] = ..., work_ns: _Optional[int] = ..., demand: _Optional[_Iterable[float]] = ..., sensitivity: _Optional[_Iterable[float]] = ..., corrections: _Optional[_Iterable[_Union[PairCorrection, _Mapping]]] = ..., quantiles: _Optional[_Iterable[_Union[QuantileFactor, _Mapping]]] = ..., sample_count: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ...) -> None: ...
+    kernel_ns: float
+    phases: _containers.RepeatedCompositeFieldContainer[_types_pb2.Phase]
+    def __init__(self, device_id: _Optional[str] = ..., batch_class: _Optional[_Union[_types_pb2.BatchClass, _Mapping]] = ..., work_ns: _Optional[int] = ..., demand: _Optional[_Iterable[float]] = ..., sensitivity: _Optional[_Iterable[float]] = ..., corrections: _Optional[_Iterable[_Union[PairCorrection, _Mapping]]] = ..., quantiles: _Optional[_Iterable[_Union[QuantileFactor, _Mapping]]] = ..., sample_count: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., kernel_ns: _Optional[float] = ..., phases: _Optional[_Iterable[_Union[_types_pb2.Phase, _Mapping]]] = ...) -> None: ...
 
 class PairCorrection(_message.Message):
     __slots__ = ("co_runner", "delay")

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63otenant/v1/types.proto\x12\x0b\x63otenant.v1\"V\n\nBatchClass\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nbatch_size\x18\x03 \x01(\r\x12\x14\n\x0cshape_bucket\x18\x04 \x01(\t\"C\n\rStagedTensors\x12\x0f\n\x07segment\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x11\n\tbyte_size\x18\x03 \x01(\x04\"Z\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x11\n\tbyte_size\x18\x05 \x01(\x04\"]\n\tTensorSet\x12$\n\x07tensors\x18\x01 \x03(\x0b\x32\x13.cotenant.v1.Tensor\x12\x19\n\x11requested_outputs\x18\x02 \x03(\t\x12\x0f\n\x07\x65xplain\x18\x03 \x01(\x08\"\x85\x01\n\x08\x46orecast\x12\x0f\n\x07work_ns\x18\x01 \x01(\x04\x12\x13\n\x0b\x64uration_ns\x18\x02 \x01(\x04\x12\x10\n\x08\x62ound_ns\x18\x03 \x01(\x04\x12\r\n\x05level\x18\x04 \x01(\x01\x12\x19\n\x11\x65stimates_version\x18\x05 \x01(\x04\x12\x17\n\x0f\x63o_runner_count\x18\x06 \x01(\r\"I\n\x05Slice\x12\x13\n\x0b\x64uration_ns\x18\x01 \x01(\x04\x12+\n\nco_runners\x18\x02 \x03(\x0b\x32\x17.cotenant.v1.BatchClass\"\x17\n\x04Ping\x12\x0f\n\x07sent_ns\x18\x01 \x01(\x03\"B\n\x04Pong\x12\x14\n\x0cping_sent_ns\x18\x01 \x01(\x03\x12\x13\n\x0breceived_ns\x18\x02 \x01(\x03\x12\x0f\n\x07sent_ns\x18\x03 \x01(\x03\"y\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\x12\x17\n\x0fmax_concurrency\x18\x05 \x01(\r\x12\x11\n\tresources\x18\x06 \x03(\t*\xbe\x03\n\x0cRejectReason\x12\x1d\n\x19REJECT_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18REJECT_REASON_QUEUE_FULL\x10\x01\x12\"\n\x1eREJECT_REASON_EXPIRED_IN_QUEUE\x10\x02\x12 \n\x1cREJECT_REASON_PREDICTED_MISS\x10\x03\x12#\n\x1fREJECT_REASON_MODEL_UNAVAILABLE\x10\x04\x12\x1f\n\x1bREJECT_REASON_EXECUTOR_LOST\x10\x05\x12 \n\x1cREJECT_REASON_SCHEDULER_LOST\x10\x06\x12\x1f\n\x1bREJECT_REASON_SHUTTING_DOWN\x10\x07\x12\x1b\n\x17REJECT_REASON_CANCELLED\x10\x08\x12\x1e\n\x1aREJECT_REASON_STAGING_FULL\x10\t\x12 \n\x1cREJECT_REASON_INPUTS_MISSING\x10\n\x12\"\n\x1eREJECT_REASON_EXECUTION_FAILED\x10\x0b\x12\x1f\n\x1bREJECT_REASON_WINDOW_PASSED\x10\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63otenant/v1/types.proto\x12\x0b\x63otenant.v1\"V\n\nBatchClass\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nbatch_size\x18\x03 \x01(\r\x12\x14\n\x0cshape_bucket\x18\x04 \x01(\t\"C\n\rStagedTensors\x12\x0f\n\x07segment\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x11\n\tbyte_size\x18\x03 \x01(\x04\"Z\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x11\n\tbyte_size\x18\x05 \x01(\x04\"]\n\tTensorSet\x12$\n\x07tensors\x18\x01 \x03(\x0b\x32\x13.cotenant.v1.Tensor\x12\x19\n\x11requested_outputs\x18\x02 \x03(\t\x12\x0f\n\x07\x65xplain\x18\x03 \x01(\x08\"\x85\x01\n\x08\x46orecast\x12\x0f\n\x07work_ns\x18\x01 \x01(\x04\x12\x13\n\x0b\x64uration_ns\x18\x02 \x01(\x04\x12\x10\n\x08\x62ound_ns\x18\x03 \x01(\x04\x12\r\n\x05level\x18\x04 \x01(\x01\x12\x19\n\x11\x65stimates_version\x18\x05 \x01(\x04\x12\x17\n\x0f\x63o_runner_count\x18\x06 \x01(\r\"g\n\x05Slice\x12\x13\n\x0b\x64uration_ns\x18\x01 \x01(\x04\x12+\n\nco_runners\x18\x02 \x03(\x0b\x32\x17.cotenant.v1.BatchClass\x12\x1c\n\x14\x63o_runner_elapsed_ns\x18\x03 \x03(\x04\"7\n\x05Phase\x12\x0b\n\x03\x65nd\x18\x01 \x01(\x02\x12\x0e\n\x06\x64\x65mand\x18\x02 \x03(\x02\x12\x11\n\tkernel_ns\x18\x03 \x01(\x02\"\x17\n\x04Ping\x12\x0f\n\x07sent_ns\x18\x01 \x01(\x03\"B\n\x04Pong\x12\x14\n\x0cping_sent_ns\x18\x01 \x01(\x03\x12\x13\n\x0breceived_ns\x18\x02 \x01(\x03\x12\x0f\n\x07sent_ns\x18\x03 \x01(\x03\"y\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\x12\x17\n\x0fmax_concurrency\x18\x05 \x01(\r\x12\x11\n\tresources\x18\x06 \x03(\t*\xbe\x03\n\x0cRejectReason\x12\x1d\n\x19REJECT_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18REJECT_REASON_QUEUE_FULL\x10\x01\x12\"\n\x1eREJECT_REASON_EXPIRED_IN_QUEUE\x10\x02\x12 \n\x1cREJECT_REASON_PREDICTED_MISS\x10\x03\x12#\n\x1fREJECT_REASON_MODEL_UNAVAILABLE\x10\x04\x12\x1f\n\x1bREJECT_REASON_EXECUTOR_LOST\x10\x05\x12 \n\x1cREJECT_REASON_SCHEDULER_LOST\x10\x06\x12\x1f\n\x1bREJECT_REASON_SHUTTING_DOWN\x10\x07\x12\x1b\n\x17REJECT_REASON_CANCELLED\x10\x08\x12\x1e\n\x1aREJECT_REASON_STAGING_FULL\x10\t\x12 \n\x1cREJECT_REASON_INPUTS_MISSING\x10\n\x12\"\n\x1eREJECT_REASON_EXECUTION_FAILED\x10\x0b\x12\x1f\n\x1bREJECT_REASON_WINDOW_PASSED\x10\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cotenant.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REJECTREASON']._serialized_start=812
-  _globals['_REJECTREASON']._serialized_end=1258
+  _globals['_REJECTREASON']._serialized_start=899
+  _globals['_REJECTREASON']._serialized_end=1345
   _globals['_BATCHCLASS']._serialized_start=40
   _globals['_BATCHCLASS']._serialized_end=126
   _globals['_STAGEDTENSORS']._serialized_start=128
@@ -44,11 +44,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FORECAST']._serialized_start=385
   _globals['_FORECAST']._serialized_end=518
   _globals['_SLICE']._serialized_start=520
-  _globals['_SLICE']._serialized_end=593
-  _globals['_PING']._serialized_start=595
-  _globals['_PING']._serialized_end=618
-  _globals['_PONG']._serialized_start=620
-  _globals['_PONG']._serialized_end=686
-  _globals['_DEVICE']._serialized_start=688
-  _globals['_DEVICE']._serialized_end=809
+  _globals['_SLICE']._serialized_end=623
+  _globals['_PHASE']._serialized_start=625
+  _globals['_PHASE']._serialized_end=680
+  _globals['_PING']._serialized_start=682
+  _globals['_PING']._serialized_end=705
+  _globals['_PONG']._serialized_start=707
+  _globals['_PONG']._serialized_end=773
+  _globals['_DEVICE']._serialized_start=775
+  _globals['_DEVICE']._serialized_end=896
 # @@protoc_insertion_point(module_scope)

@@ -99,12 +99,24 @@ class Forecast(_message.Message):
     def __init__(self, work_ns: _Optional[int] = ..., duration_ns: _Optional[int] = ..., bound_ns: _Optional[int] = ..., level: _Optional[float] = ..., estimates_version: _Optional[int] = ..., co_runner_count: _Optional[int] = ...) -> None: ...
 
 class Slice(_message.Message):
-    __slots__ = ("duration_ns", "co_runners")
+    __slots__ = ("duration_ns", "co_runners", "co_runner_elapsed_ns")
     DURATION_NS_FIELD_NUMBER: _ClassVar[int]
     CO_RUNNERS_FIELD_NUMBER: _ClassVar[int]
+    CO_RUNNER_ELAPSED_NS_FIELD_NUMBER: _ClassVar[int]
     duration_ns: int
     co_runners: _containers.RepeatedCompositeFieldContainer[BatchClass]
-    def __init__(self, duration_ns: _Optional[int] = ..., co_runners: _Optional[_Iterable[_Union[BatchClass, _Mapping]]] = ...) -> None: ...
+    co_runner_elapsed_ns: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, duration_ns: _Optional[int] = ..., co_runners: _Optional[_Iterable[_Union[BatchClass, _Mapping]]] = ..., co_runner_elapsed_ns: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Phase(_message.Message):
+    __slots__ = ("end", "demand", "kernel_ns")
+    END_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_NS_FIELD_NUMBER: _ClassVar[int]
+    end: float
+    demand: _containers.RepeatedScalarFieldContainer[float]
+    kernel_ns: float
+    def __init__(self, end: _Optional[float] = ..., demand: _Optional[_Iterable[float]] = ..., kernel_ns: _Optional[float] = ...) -> None: ...
 
 class Ping(_message.Message):
     __slots__ = ("sent_ns",)

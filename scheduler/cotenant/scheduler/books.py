@@ -180,21 +180,23 @@ class Device:
             return
         self.busy_ns += elapsed
         self.batch_ns += elapsed * len(bodies)
-        left = contention.advance(
-            self.table, [r.batch_class for r in bodies], [r.remaining_ns for r in bodies], elapsed
-        )
+        classes, works = [r.batch_class for r in bodies], [r.batch.forecast.work_ns for r in bodies]
+        left = contention.advance(self.table, classes, works, [r.remaining_ns for r in bodies], elapsed)
         for body, remaining in zip(bodies, left, strict=True):
             # One that should have ended has not: expect a twentieth of its work more, again and again.
             body.remaining_ns = max(remaining, body.batch.forecast.work_ns * 0.05)
 
     def finish_offsets(self, extra: BatchClass | None = None, extra_work_ns: int = 0) -> list[int]:
         """Time until each running batch ends, in the order they run, and until `extra` would if launched now."""
-        classes = [r.batch_class for r in self.running.values()]
-        remaining = [r.remaining_ns for r in self.running.values()]
+        bodies = self.running.values()
+        classes = [r.batch_class for r in bodies]
+        works = [r.batch.forecast.work_ns for r in bodies]
+        remaining = [r.remaining_ns for r in bodies]
         if extra is not None:
             classes.append(extra)
+            works.append(extra_work_ns)
             remaining.append(float(extra_work_ns))
-        return contention.finish_offsets(self.table, classes, remaining)
+        return contention.finish_offsets(self.table, classes, works, remaining)
 
     # ---- what is believed
 

@@ -10,11 +10,20 @@ from google.protobuf.message import DecodeError
 
 from cotenant.inference import inference_pb2
 from cotenant.runtime import model_options
-from cotenant.runtime.estimates import BatchClass, ClassEstimate, PairCorrection, QuantileFactor, SetEstimate
+from cotenant.runtime.estimates import (
+    BatchClass,
+    ClassEstimate,
+    PairCorrection,
+    Phase,
+    QuantileFactor,
+    SetEstimate,
+    sound_phases,
+)
 from cotenant.runtime.status import reason_name
 from cotenant.scheduler import events as ev
 from cotenant.v1 import executor_pb2, predictor_pb2, scheduler_pb2, types_pb2
 
+_ABSURD_NS = 1e15
 _ABSURD = 1e6  # no demand, weight, slowdown or factor is of this size; false for NaN as well
 
 # ---- from the wire -------------------------------------------------------------------------------------------------
@@ -82,9 +91,21 @@ def model_name(config_bytes: bytes) -> str:
 def profile(message: executor_pb2.ClassProfiled) -> ev.Profile:
     """A solo measurement."""
     known = batch_class(message.batch_class)
+    demand, phases = tuple(message.demand), _phases(message.phases)
     return ev.Profile(
-        known, message.work_ns, message.samples, tuple(message.demand), message.spread, _basis(message.basis)
+        known,
+        message.work_ns,
+        message.samples,
+        demand,
+        message.spread,
+        _basis(message.basis),
+        message.kernel_ns if 0.0 <= message.kernel_ns < _ABSURD_NS else 0.0,
+        phases if sound_phases(phases, len(demand)) else (),
     )
+
+
+def _phases(messages: Iterable[types_pb2.Phase]) -> tuple[Phase, ...]:
+    return tuple(Phase(message.end, tuple(message.demand), message.kernel_ns) for message in messages)
 
 
 def _basis(value: executor_pb2.ProfileBasis) -> str:
@@ -207,12 +228,17 @@ def _finished(device_id: str, at_ns: int, message: executor_pb2.BatchFinished) -
         message.started_ns,
         message.duration_ns,
         batch_class(message.batch_class),
-        tuple(ev.Slice(s.duration_ns, tuple(map(batch_class, s.co_runners))) for s in message.slices),
+        tuple(map(_slice, message.slices)),
         message.input_ns,
         message.output_ns,
         forecast(message.forecast) if message.HasField("forecast") else None,
         message.failed,
     )
+
+
+def _slice(message: types_pb2.Slice) -> ev.Slice:
+    others, elapsed_ns = tuple(map(batch_class, message.co_runners)), tuple(message.co_runner_elapsed_ns)
+    return ev.Slice(message.duration_ns, others, elapsed_ns if len(elapsed_ns) == len(others) else ())
 
 
 def estimates(message: predictor_pb2.WatchEstimatesResponse, device_ids: Sequence[str]) -> Iterator[ev.EstimatesPushed]:
@@ -255,6 +281,7 @@ def _sound(numbers: Iterable[float], quantiles: Iterable[predictor_pb2.QuantileF
 
 
 def _class_estimate(message: predictor_pb2.ClassEstimate) -> ClassEstimate:
+    phases = _phases(message.phases)
     return ClassEstimate(
         batch_class(message.batch_class),
         message.work_ns,
@@ -264,6 +291,8 @@ def _class_estimate(message: predictor_pb2.ClassEstimate) -> ClassEstimate:
         _quantiles(message.quantiles),
         message.sample_count,
         message.basis,
+        message.kernel_ns if 0.0 <= message.kernel_ns < _ABSURD_NS else 0.0,
+        phases if sound_phases(phases, len(message.demand)) else (),
     )
 
 

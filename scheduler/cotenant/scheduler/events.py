@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from cotenant.runtime.estimates import BatchClass, ClassEstimate, SetEstimate
+from cotenant.runtime.estimates import BatchClass, ClassEstimate, Phase, SetEstimate
 
 LOG_VERSION = 1
 
@@ -91,6 +91,8 @@ class Profile(_Data, frozen=True):
     demand: tuple[float, ...] = ()
     spread: float = 0.0
     basis: str = ""
+    kernel_ns: float = 0.0
+    phases: tuple[Phase, ...] = ()
 
 
 class DeviceSpec(_Data, frozen=True):
@@ -120,6 +122,7 @@ class Slice(_Data, frozen=True):
 
     duration_ns: int
     co_runners: tuple[BatchClass, ...] = ()
+    co_runner_elapsed_ns: tuple[int, ...] = ()  # how long each had run when it began; empty if not told
 
 
 class Batch(_Data, frozen=True):

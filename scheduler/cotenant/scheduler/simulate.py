@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from pathlib import Path
 
-from cotenant.executor.emulated_gpu import EmulatedGpu, Kernel, Personality, personalities
+from msgspec.structs import astuple
+
+from cotenant.executor.emulated_gpu import EmulatedGpu, Kernel, Personality, personalities, profiled
 from cotenant.executor.timeline import Timeline
 from cotenant.predictor.device_model import DeviceModel
-from cotenant.predictor.observations import Observation, Profile, Slice
+from cotenant.predictor.observations import Observation, Profile, timed_slices
 from cotenant.runtime.estimates import BatchClass
 from cotenant.scheduler import events as ev
 from cotenant.scheduler.core import Core, CoreConfig
@@ -189,9 +191,7 @@ class Simulation:
             yield ev.DeviceJoined(device.spec, 1)
             for model in self.models.values():
                 for profile in self._profiles(model):
-                    self._learners[device.spec.device_id].learn_profile(
-                        Profile(profile.batch_class, profile.work_ns, profile.demand)
-                    )
+                    self._learners[device.spec.device_id].learn_profile(as_learned(profile))
                     yield ev.ClassProfiled(device.spec.device_id, profile)
                 spec = ev.ModelSpec(
                     model.name, "1", model.max_batch_size, batching=model.max_batch_size > 1, slo_ns=model.slo_ns
@@ -213,9 +213,10 @@ class Simulation:
                 assert end_ns is not None
                 durations.append(end_ns - start_ns)
                 gpu.finished(end_ns)
-            demand = tuple(min(1.0, d * noise.gauss(1.0, 0.04)) for d in personality.demand(size))
+            told = profiled(_kernels(personality, model, size), lambda: noise.gauss(1.0, 0.04))
             work_ns = int(statistics.median(durations))
-            yield ev.Profile(BatchClass(model.name, "1", size), work_ns, SOLO_RUNS, demand)
+            known = BatchClass(model.name, "1", size)
+            yield ev.Profile(known, work_ns, SOLO_RUNS, told.demand, kernel_ns=told.kernel_ns, phases=told.phases)
 
     def _arrivals(self, start_ns: int, duration_ns: int) -> Iterator[ev.RequestArrived]:
         number = 0
@@ -246,7 +247,7 @@ class Simulation:
                 Observation(
                     event.batch_class,
                     event.duration_ns,
-                    tuple(Slice(s.duration_ns, s.co_runners) for s in event.slices),
+                    timed_slices(event.started_ns, map(astuple, event.slices)),
                     forecast.duration_ns,
                     forecast.work_ns,
                     forecast.co_runner_count,
@@ -306,10 +307,16 @@ class Simulation:
                 started_ns,
                 ended_ns - started_ns,
                 batch.batch_class,
-                tuple(ev.Slice(s.duration_ns, s.co_runners) for s in slices),
+                tuple(ev.Slice(s.duration_ns, s.co_runners, s.elapsed_ns) for s in slices),
                 forecast=batch.forecast,
             )
             self._ended.append((batch, finished))
+
+
+def as_learned(profile: ev.Profile) -> Profile:
+    """A solo measurement as the predictor takes it."""
+    known = profile.batch_class
+    return Profile(known, profile.work_ns, profile.demand, profile.samples, profile.kernel_ns, profile.phases)
 
 
 def _kernels(personality: Personality, model: SimulatedModel, size: int) -> list[Kernel]:

@@ -9,14 +9,13 @@ import inspect
 import io
 import math
 import pickle
-from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol, cast
 
 from cotenant.predictor.baselines.known import Demand, KnownClasses
 from cotenant.predictor.observations import Observation
 from cotenant.predictor.rates import RateLearner
-from cotenant.runtime.estimates import MIN_RATE, BatchClass
+from cotenant.runtime.estimates import MIN_RATE, BatchClass, Stage
 
 _RESOURCES = ("compute", "cache", "memory_bandwidth")
 # What the state of a regressor may be made of, besides its own package.
@@ -62,6 +61,7 @@ class TwoVerbs(RateLearner, KnownClasses):
 
     def __init__(self, name: str, resources: int) -> None:
         """`name` is the regressor's. Raises ValueError if there is none."""
+        RateLearner.__init__(self)
         KnownClasses.__init__(self, name, resources)
         self.regressor = regressor(name)
         extra = [f"resource_{k}" for k in range(len(_RESOURCES), resources)]
@@ -96,16 +96,16 @@ class TwoVerbs(RateLearner, KnownClasses):
         except (ArithmeticError, ValueError):  # its numbers, not ours: what it cannot take it does without
             return
 
-    def rate(self, batch_class: BatchClass, co_runners: Sequence[BatchClass]) -> float:
+    def rate(self, own: Stage, others: tuple[Stage, ...]) -> float:
         """See `RateLearner.rate`."""
-        if batch_class not in self.facts:
+        if own.batch_class not in self.facts or not others:
             return 1.0
-        others = [0.0] * self.resources
-        for other in co_runners:
-            for k, demand in enumerate(self.demand(other, 1.0)):
-                others[k] += demand
+        theirs = [0.0] * self.resources
+        for other in others:
+            for k, demand in enumerate(self.demand(other.batch_class, 1.0)):
+                theirs[k] += demand
         try:
-            slowdown = float(self.regressor.predict_one(self.row(batch_class, tuple(others), len(co_runners))))
+            slowdown = float(self.regressor.predict_one(self.row(own.batch_class, tuple(theirs), len(others))))
         except (ArithmeticError, ValueError):
             return 1.0
         return min(1.0, max(MIN_RATE, 1.0 / slowdown)) if 1.0 < slowdown < math.inf else 1.0

@@ -8,7 +8,7 @@ from cotenant.predictor.contract.peer import (
     finished,
     require,
 )
-from cotenant.runtime.estimates import QuantileFactor
+from cotenant.runtime.estimates import Phase, QuantileFactor, sound_phases
 from cotenant.v1 import executor_pb2, types_pb2
 
 MANY = 60  # batches after which a steady slowdown must be known
@@ -42,6 +42,12 @@ def require_sound(subscriber: Subscriber) -> None:
         for c in push.classes:
             numbers = [*c.demand, *c.sensitivity, *(p.delay for p in c.corrections)]
             require(all(map(math.isfinite, numbers)), f"estimates of '{c.batch_class.model}' are not finite: {numbers}")
+            phases = [Phase(p.end, tuple(p.demand), p.kernel_ns) for p in c.phases]
+            require(
+                sound_phases(phases, len(c.demand)),
+                f"phases of '{c.batch_class.model}' must end in ascending shares of its work, the last at 1, and each "
+                f"demand something of all {len(c.demand)} resources; they are {phases}",
+            )
             _require_bounds(
                 c.batch_class.model, [QuantileFactor(q.level, q.factor, q.co_runner_count) for q in c.quantiles]
             )

@@ -9,11 +9,13 @@ from typing import cast
 
 import grpc
 
+from cotenant.predictor.contract import DEVICE_PREFIX
 from cotenant.runtime.estimates import (
     BatchClass,
     ClassEstimate,
     EstimateTable,
     PairCorrection,
+    Phase,
     QuantileFactor,
     SetEstimate,
 )
@@ -198,6 +200,8 @@ def _class_estimate(message: predictor_pb2.ClassEstimate) -> ClassEstimate:
         _quantiles(message.quantiles),
         message.sample_count,
         message.basis,
+        message.kernel_ns,
+        tuple(Phase(phase.end, tuple(phase.demand), phase.kernel_ns) for phase in message.phases),
     )
 
 
@@ -223,7 +227,7 @@ class Peer:
 
     def device(self, name: str) -> types_pb2.Device:
         """A device that is nobody's sibling."""
-        return types_pb2.Device(device_id=f"contract-{self._run}-{name}", kind="emulated", resources=RESOURCES)
+        return types_pb2.Device(device_id=f"{DEVICE_PREFIX}{self._run}-{name}", kind="emulated", resources=RESOURCES)
 
     def source(self, device: types_pb2.Device, incarnation: int = 1) -> Source:
         """Connects an executor."""

@@ -2,8 +2,8 @@
 
     python benchmarks/predictor_memory.py [--events 10000000] [--max-classes 20000] [--state FILE]
 
-Of a hundred events about 70 are of 200 classes that run beside each other, 20 of classes that are seen twice at most,
-10 are broken. Each of the 200 goes after half a million events, and a new one comes in its place, in turn, so 10
+Of a hundred events about 70 are of 200 classes that run beside each other, 20 of classes that are seen once, 10 are
+broken. Each of the 200 goes after half a million events, and a new one comes in its place, in turn, so 10
 million events bring some two million classes, 1.6 million pairs of the 200, and, with a new incarnation for every
 thousand events, ten thousand incarnations. What is learned is written to SQLite and told to a subscriber as often as in
 the service at 10,000 events a second. Memory is read after every million events.

@@ -29,13 +29,12 @@ opened to new evidence again.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from zlib import crc32
 
 import msgspec
 import numpy as np
 
-from cotenant.predictor.drift import Drift
+from cotenant.predictor.class_state import ClassState, KeptClass
 from cotenant.predictor.gaussian import Belief, Vector
 from cotenant.predictor.learner import BASIS_OBSERVED, BASIS_PRIOR, BASIS_PROFILE
 from cotenant.predictor.observations import Observation, Profile
@@ -59,8 +58,8 @@ DEMAND_START, DEMAND_JITTER, DEMAND_SPREAD = 0.5, 0.15, 0.4  # where there is no
 WORK_SPREAD, CHANGED_SPREAD, UNMEASURED_SPREAD = 0.03, 0.2, 0.4
 # a²: a belief not excited for 1/(1 - a²) batches has returned to its prior.
 SHARED_MEMORY, CLASS_MEMORY = 0.9999, 0.9998
-# Noise of log(elapsed), as a variance: where it starts, its floor, and how fast it follows what is seen.
-NOISE, NOISE_FLOOR, NOISE_STEP = 0.05**2, 0.004**2, 0.02
+# Noise of log(elapsed), as a variance: its floor, and how fast it follows what is seen.
+NOISE_FLOOR, NOISE_STEP = 0.004**2, 0.02
 OUTLIER = 3.0  # standard deviations beyond which an error counts no more than this
 MAX_PAIRS = 32  # per class; the pair not met for longest goes first
 MAX_MET = 4096  # co-locations whose features are kept
@@ -77,60 +76,10 @@ def shared_prior(resources: int) -> Vector:
     return np.concatenate([np.full(count, value) for value, count in parts])
 
 
-@dataclass(slots=True)
-class ClassState:
-    """What is known of one class."""
-
-    work_ns: float  # without the device's pace; 0 if unknown
-    mean: Stage
-    stages: tuple[Stage, ...]  # the mean alone where it is the same all along
-    unsure: Vector | None  # variances of the demand; None where it was measured
-    belief: Belief  # deviation of the weights, and kappa at the end, which is folded into `work_ns` at once
-    pairs: dict[BatchClass, tuple[float, float]] = field(default_factory=dict)  # mean and variance, last met last
-    noise: list[float] = field(default_factory=lambda: [NOISE, NOISE])  # alone, beside others
-    drift: Drift = field(default_factory=Drift)
-    samples: int = 0  # batches that met others
-    solo_samples: int = 0
-    profiled: bool = False
-
-    @property
-    def demand(self) -> tuple[float, ...]:
-        """Mean share of each resource that it asks for."""
-        return self.mean.demand
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """Empty where it is the same all along."""
-        if len(self.stages) == 1:
-            return ()
-        return tuple(Phase(stage.end, stage.demand, stage.kernel_ns) for stage in self.stages)
-
-    def tell(self, demand: tuple[float, ...], kernel_ns: float = 0.0, phases: Sequence[Phase] = ()) -> None:
-        """What it asks for is this."""
-        known = self.mean.batch_class
-        self.mean = Stage(known, Phase(1.0, demand, kernel_ns), None)
-        self.stages = tuple([Stage(known, phase, None) for phase in phases]) or (self.mean,)
-
-
 class _KeptDevice(msgspec.Struct):
     mean: list[float]
     covariance: list[list[float]]
     pace: list[list[float]]
-
-
-class _KeptClass(msgspec.Struct):
-    work_ns: float
-    demand: tuple[float, ...]
-    unsure: list[float]
-    mean: list[float]
-    covariance: list[list[float]]
-    pairs: list[tuple[BatchClass, float, float]]
-    noise: list[float]
-    samples: int
-    solo_samples: int
-    profiled: bool
-    kernel_ns: float = 0.0
-    phases: tuple[Phase, ...] = ()
 
 
 class Fluid(RateLearner):
@@ -334,7 +283,7 @@ class Fluid(RateLearner):
         guess.belief.mean[:-1] = nearest.belief.mean[:-1]
         demands = ({n: state.demand[k] for n, state in sized.items()} for k in range(self._resources))
         demand = tuple([min(1.0, max(0.0, between(size, known))) for known in demands])
-        guess.tell(demand, *_like(nearest, demand, work_ns))
+        guess.tell(demand, *nearest.like(demand, work_ns))
         return guess
 
     def _no_demand(self, batch_class: BatchClass) -> tuple[float, ...]:
@@ -420,21 +369,7 @@ class Fluid(RateLearner):
     def dump_class(self, batch_class: BatchClass) -> bytes:
         """See `Learner.dump_class`."""
         state = self.states[batch_class]
-        kept = _KeptClass(
-            state.work_ns,
-            state.demand,
-            [] if state.unsure is None else state.unsure.tolist(),
-            state.belief.mean.tolist(),
-            state.belief.covariance.tolist(),
-            [(other, mean, variance) for other, (mean, variance) in state.pairs.items()],
-            state.noise,
-            state.samples,
-            state.solo_samples,
-            state.profiled,
-            state.mean.kernel_ns,
-            state.phases,
-        )
-        return msgspec.msgpack.encode(kept)
+        return msgspec.msgpack.encode(state.keep())
 
     def restore(self, device: bytes, classes: Mapping[BatchClass, bytes]) -> None:
         """See `Learner.restore`."""
@@ -442,7 +377,7 @@ class Fluid(RateLearner):
         self.shared.restore(shared.mean, shared.covariance)
         self.pace.restore(shared.pace)
         for batch_class, blob in classes.items():
-            kept = msgspec.msgpack.decode(blob, type=_KeptClass)
+            kept = msgspec.msgpack.decode(blob, type=KeptClass)
             nothing = Stage(batch_class, Phase(1.0, kept.demand), None)
             belief = self._no_belief(WORK_SPREAD if kept.profiled else UNMEASURED_SPREAD)
             belief.restore(kept.mean, kept.covariance)
@@ -453,14 +388,3 @@ class Fluid(RateLearner):
             state.pairs = {other: (mean, variance) for other, mean, variance in kept.pairs}
             state.samples, state.solo_samples, state.profiled = kept.samples, kept.solo_samples, kept.profiled
         self._told = (self.shared.mean.copy(), self.pace.log)
-
-
-def _like(sibling: ClassState, demand: tuple[float, ...], work_ns: float) -> tuple[float, tuple[Phase, ...]]:
-    """Duration of kernels, and phases, of a class of this demand and work that is otherwise like its sibling."""
-    longer = work_ns / sibling.work_ns
-    scales = [mine / theirs if theirs else 1.0 for mine, theirs in zip(demand, sibling.demand, strict=True)]
-    phases = tuple(
-        Phase(p.end, tuple([min(1.0, d * s) for d, s in zip(p.demand, scales, strict=True)]), p.kernel_ns * longer)
-        for p in sibling.phases
-    )
-    return sibling.mean.kernel_ns * longer, phases

@@ -19,10 +19,11 @@ from cotenant.predictor.knowledge import Knowledge
 from cotenant.predictor.known_device import DeviceSpec, KnownDevice
 from cotenant.predictor.observations import Observation, Profile, Slice
 from cotenant.predictor.publishing import Watcher
-from cotenant.runtime.estimates import BatchClass, EstimateTable
+from cotenant.runtime.estimates import BatchClass, EstimateTable, Phase
 from cotenant.scheduler import codec
 from cotenant.v1 import predictor_pb2 as pb
 
+PHASES = 8  # of each class: as many as an executor tells at most
 RESOURCES = ("sm", "l2", "dram")
 BAR_BYTES = 10_000_000
 
@@ -33,7 +34,8 @@ def fill(knowledge: Knowledge, models: int, sizes: int) -> tuple[KnownDevice, li
     classes = [BatchClass(f"tenant-model-{i:04}", "1", 2**size) for i in range(models) for size in range(sizes)]
     for batch_class in classes:
         work_ns = noise.randrange(1_000_000, 50_000_000)
-        knowledge.learn_profile(device, Profile(batch_class, work_ns, demand_of(batch_class)))
+        phases = tuple(Phase(i / PHASES, tuple(noise.random() for _ in RESOURCES), 1e5) for i in range(1, PHASES + 1))
+        knowledge.learn_profile(device, Profile(batch_class, work_ns, demand_of(batch_class), 20, 1e5, phases))
     for batch_class in classes:
         learn(knowledge, device, batch_class, noise.choice(classes), noise)
     return device, classes

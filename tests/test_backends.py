@@ -105,16 +105,26 @@ def emulated_case(folder: Path) -> Case:
     return Case(folder, config_of("emulated", more), EMULATED, checksums)
 
 
+def tensorrt_case(folder: Path) -> Case:
+    pytest.importorskip("tensorrt")
+    if not pytest.importorskip("torch").cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    placement = Placement("cuda", 0, 1, 0, concurrency=4)
+    return Case(onnx_case(folder).folder, config_of("tensorrt"), placement, twice)
+
+
 CASES = {
     "onnxruntime": onnx_case,
     "torch.export": exported_case,
     "torchscript": scripted_case,
     "identity": identity_case,
     "emulated": emulated_case,
+    "tensorrt": tensorrt_case,
 }
+NEED_GPU = {"tensorrt"}
 
 
-@pytest.fixture(params=sorted(CASES))
+@pytest.fixture(params=[pytest.param(n, marks=[pytest.mark.gpu] if n in NEED_GPU else []) for n in sorted(CASES)])
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
     made: Case = CASES[request.param](tmp_path)
     return made
@@ -191,7 +201,7 @@ def test_a_timed_run_gives_the_same_outputs_and_plausible_timings(case: Case, pr
 def test_a_wrong_input_raises_and_the_model_goes_on(case: Case) -> None:
     model = case.load()
     x, y = inputs(2)
-    if case.config.backend in ("onnxruntime", "pytorch"):
+    if case.config.backend in ("onnxruntime", "pytorch", "tensorrt"):
         with pytest.raises(Exception):  # noqa: B017, PT011
             model.run({"x": x, "y": y[:, :3]})
     assert model.run({"x": x, "y": y})

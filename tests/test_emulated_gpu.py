@@ -118,6 +118,12 @@ def test_caches_interfere() -> None:
     assert progress_rates([hungry, hungry])[0] < progress_rates([hungry, lean])[0] == 1.0
 
 
+def test_needs_that_exceed_the_whole_by_rounding_alone_are_all_met() -> None:
+    needs = [0.34, 0.56, 0.1]
+    assert sum(needs) > 1.0
+    assert fair_level(needs) >= max(needs)
+
+
 @given(kernels)
 def test_rates_are_fair_and_never_exceed_what_there_is(running: list[Kernel]) -> None:
     rates = progress_rates(running)

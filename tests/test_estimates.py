@@ -127,8 +127,8 @@ def test_kernels_wait_for_those_that_hold_the_processors() -> None:
     short, long = waits(0.8, 0.8, 1e5, 1e4), waits(0.8, 0.8, 1e5, 1e9)
     assert short < 0.1
     assert long == pytest.approx(3.0, rel=0.01)
-    # Beside two that leave nothing a short kernel waits nearly for theirs.
-    assert 10.0 < waits(0.8, 1.9, 1e5, 2e6) < 20.0
+    # Beside those that leave nothing it gets a little all the same.
+    assert waits(0.8, 1.9, 1e5, 1e12) == pytest.approx(0.85 / 0.15)
 
 
 def test_a_class_with_phases_is_evaluated_in_each_and_on_average() -> None:

@@ -245,3 +245,70 @@ def test_drift_is_told_soon_after_a_jump_and_seldom_without_one() -> None:
 )
 def test_between_the_lines(size: int, known: dict[int, float], value: float) -> None:
     assert between(size, known) == pytest.approx(value)
+
+
+def errors_after(
+    seed: int, slower: float, announced: float | None = None, *, count: int = 20, spread: float = 0.02
+) -> list[float]:
+    """|log(actual / expected)| of each of the first batches after a change, each expected before it was learned."""
+    learner, noise = taught(seed, spread=spread), random.Random(1000 + seed)
+    if announced:
+        learner.expect_pace(announced)
+    errors = []
+    for _ in range(count):
+        seen = scaled(observe(noise, noise.choice(NAMES), spread), slower)
+        errors.append(abs(math.log(seen.duration_ns / expected_ns(learner, seen))))
+        learner.learn_batch(seen)
+    return errors
+
+
+def means(runs: list[list[float]]) -> list[float]:
+    return [sum(at) / len(at) for at in zip(*runs, strict=True)]
+
+
+@pytest.mark.parametrize("slower", [1.25, 1 / 1.25])
+def test_an_announced_change_of_pace_is_learned_in_fewer_batches(slower: float) -> None:
+    unannounced = means([errors_after(seed, slower) for seed in range(6)])
+    announced = means([errors_after(seed, slower, slower) for seed in range(6)])
+    assert announced[0] == pytest.approx(unannounced[0])  # what was announced may have been seen before
+    assert max(announced[1:]) < 0.06
+    assert next(i for i, error in enumerate(unannounced) if error < 0.06) >= 4
+    assert sum(announced) < 0.6 * sum(unannounced)
+
+
+def test_noisy_batches_together_tell_an_announced_change() -> None:
+    unannounced = sum(sum(errors_after(seed, 1.25, count=8, spread=0.08)[1:]) for seed in range(6))
+    announced = sum(sum(errors_after(seed, 1.25, 1.25, count=8, spread=0.08)[1:]) for seed in range(6))
+    assert announced < 0.65 * unannounced
+
+
+@pytest.mark.parametrize("announced", [1.0, 1.25, 100.0])
+def test_an_announcement_that_turns_out_to_be_nothing_costs_little(announced: float) -> None:
+    without = [sum(errors_after(seed, 1.0, count=60)) for seed in range(6)]
+    with_it = [sum(errors_after(seed, 1.0, announced, count=60)) for seed in range(6)]
+    assert sum(with_it) < 1.05 * sum(without)
+
+
+def test_an_announced_pace_of_the_only_model_stays() -> None:
+    learner, noise = taught(), random.Random(10)
+    learner.expect_pace(1.25)
+    for _ in range(12):
+        learner.learn_batch(scaled(observe(noise, "both"), 1.25))
+    assert learner.pace.log == pytest.approx(math.log(1.25), abs=0.04)
+    unheard = [scaled(observe(noise, "light"), 1.25) for _ in range(50)]
+    assert abs(typical_error(learner, unheard)) < 0.05
+
+
+def test_one_absurd_batch_after_an_announcement_is_no_change_of_pace() -> None:
+    learner, noise = taught(), random.Random(11)
+    learner.expect_pace(None)
+    learner.learn_batch(scaled(observe(noise, "both"), 100.0))
+    for i in range(20):
+        learner.learn_batch(observe(noise, NAMES[i % 4]))
+    assert abs(typical_error(learner, [observe(noise, "both") for _ in range(50)])) < 0.05
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, math.nan, math.inf])
+def test_a_pace_that_is_none_is_refused(ratio: float) -> None:
+    with pytest.raises(ValueError, match="finite factor above 0"):
+        Pace().expect(ratio)

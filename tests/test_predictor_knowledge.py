@@ -44,6 +44,13 @@ def state(device: KnownDevice) -> tuple[bytes, dict[BatchClass, bytes]]:
 # ---- hostile events
 
 
+def device_state(sequence: int, *, reasons: Iterable[int] = (), **told: float) -> Event:
+    event = Event(sequence=sequence, at_ns=sequence * 1_000_000_000)
+    event.device_state.CopyFrom(executor_pb2.DeviceState(throttle_reasons_known=True, **told))  # type: ignore[arg-type]
+    event.device_state.throttle_reasons.extend(reasons)  # type: ignore[arg-type]
+    return event
+
+
 def broken(kind: str, sequence: int) -> Event:  # noqa: C901
     """Events of which nothing may be learned, by what is wrong with them."""
     event = finished(sequence, "a", 17.0, beside="b")
@@ -95,6 +102,16 @@ def broken(kind: str, sequence: int) -> Event:  # noqa: C901
         case "wrong resources":
             event = profiled(sequence)
             event.class_profiled.demand.append(0.5)
+        case "state that is no number":
+            event = device_state(sequence, sm_clock_mhz=990, power_w=math.nan)
+        case "negative state":
+            event = device_state(sequence, sm_clock_mhz=990, utilisation=-0.5)
+        case "absurd state":
+            event = device_state(sequence, sm_clock_mhz=2**32 - 1)
+        case "clock that stands":
+            event = device_state(sequence, sm_clock_mhz=0)
+        case "too many reasons":
+            event = device_state(sequence, sm_clock_mhz=990, reasons=[1] * 10_000)
         case "seen before":
             event.sequence = 1
         case "no sequence":
@@ -109,8 +126,9 @@ def broken(kind: str, sequence: int) -> Event:  # noqa: C901
 KINDS = (
     "no duration", "negative duration", "endless", "overlapping slices", "negative slice", "no slices",
     "slices of another batch", "no name", "huge name", "no items", "nameless co-runner", "crowd", "clock jumped",
-    "failed", "nothing", "work", "NaN", "infinite demand", "absurd demand", "wrong resources", "seen before",
-    "no sequence", "far ahead",
+    "failed", "nothing", "work", "NaN", "infinite demand", "absurd demand", "wrong resources",
+    "state that is no number", "negative state", "absurd state", "clock that stands", "too many reasons",
+    "seen before", "no sequence", "far ahead",
 )  # fmt: skip
 UNCOUNTED = {"failed", "nothing", "seen before"}  # legitimate, of a later version, or counted as repeated
 
@@ -336,7 +354,7 @@ def test_a_device_with_other_resources_starts_anew_from_its_solo_times() -> None
         known_all.device(other)
     device.streams = 0
     again = known_all.device(other)
-    assert again.estimate(A, (0.9,)).work_ns == pytest.approx(10_000_000, rel=0.01)
+    assert again.estimate(A, (0.9,)).work_ns == pytest.approx(10_000_000, rel=0.05)
     assert again.batches == 0
     changes = kept.changes(known_all, known_all.unsaved_since())
     assert {c.batch_class for _, c in changes.classes} == {A, B}
@@ -363,5 +381,5 @@ def test_senseless_devices_are_refused(device: dict[str, Any], message: str) -> 
 def test_solo_times_repeated_on_connecting_are_taken_once() -> None:
     known_all, device = taught(lesson())
     known_all.introduce(device, [profiled(0, "a", 99.0).class_profiled, profiled(0, "c", 5.0).class_profiled])
-    assert device.estimate(A, (0.9,)).work_ns == pytest.approx(10_000_000, rel=0.01)
+    assert device.estimate(A, (0.9,)).work_ns == pytest.approx(10_000_000, rel=0.05)
     assert device.estimate(BatchClass("c", "1", 1), (0.9,)).work_ns == 5_000_000

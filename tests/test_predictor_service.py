@@ -287,7 +287,7 @@ def test_a_sibling_that_cannot_be_copied_leaves_its_solo_times(monkeypatch: pyte
         twin = dataclasses.replace(device.spec, device_id="gpu-1")
         made = service.knowledge.device(twin, await service._copy_of_elder(twin))
         assert {c.model: made.estimate(c, ()).work_ns for c in made.model.classes} == pytest.approx(
-            {"a": 10_000_000, "b": 10_000_000}, rel=0.01
+            {"a": 10_000_000, "b": 10_000_000}, rel=0.05
         )
 
     asyncio.run(scenario())
@@ -319,7 +319,7 @@ def test_bytes_that_a_learner_cannot_read_any_more_leave_the_solo_times(tmp_path
         database.commit()
     device = loaded(state).devices["gpu-0"]
     works = {c.model: device.estimate(c, (0.9,)).work_ns for c in device.model.classes}
-    assert works == pytest.approx({"a": 10_000_000, "b": 10_000_000}, rel=0.01)
+    assert works == pytest.approx({"a": 10_000_000, "b": 10_000_000}, rel=0.05)
 
 
 def test_a_learner_that_does_not_exist_is_named(tmp_path: Path) -> None:
@@ -432,7 +432,7 @@ def test_the_answer_about_a_set_names_the_resource_and_what_it_rests_on(tmp_path
         answer = asyncio.run(ask(address))
     assert "sm is oversubscribed: 240% of it is asked for, 80% by a:1 x1" in answer.explanation
     assert "not measured yet: c:1 x1" in answer.explanation
-    assert [m.work_ns for m in answer.members] == pytest.approx([10_000_000] * 3, rel=0.01)
+    assert [m.work_ns for m in answer.members] == pytest.approx([10_000_000] * 3, rel=0.05)
     assert [m.sample_count > 0 for m in answer.members] == [True, True, False]
     # Three equal batches, each slowed s times, end after s times 10 ms: 3 / s as fast as one after another.
     slowest = max(m.slowdown for m in answer.members)

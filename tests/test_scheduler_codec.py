@@ -2,14 +2,16 @@
 
 import math
 
+import msgspec
 import pytest
 from google.protobuf import text_format
 
 from cotenant.inference import inference_pb2
 from cotenant.runtime.estimates import BatchClass
-from cotenant.scheduler import codec
+from cotenant.scheduler import codec, snapshot
 from cotenant.scheduler import events as ev
 from cotenant.v1 import executor_pb2, predictor_pb2, scheduler_pb2, types_pb2
+from worlds import World, device_spec
 
 
 def config(text: str) -> bytes:
@@ -121,3 +123,37 @@ def test_every_reason_has_a_number_and_every_number_a_status() -> None:
         assert status.reason_name(refusal.reason) == reason
     for number in types_pb2.RejectReason.values()[1:]:
         assert number in status._CODES
+
+
+def test_the_state_of_a_device_is_recorded_as_its_driver_told_it() -> None:
+    event = executor_pb2.ExecutorEvent(sequence=1, at_ns=7)
+    event.device_state.CopyFrom(
+        executor_pb2.DeviceState(
+            sm_clock_mhz=1200, power_w=350.5, temperature_c=-3, mig_enabled=False, throttle_reasons_known=True,
+            throttle_reasons=[executor_pb2.THROTTLE_REASON_POWER_CAP],
+        )
+    )  # fmt: skip
+    readings = ev.Readings(
+        sm_clock_mhz=1200, power_w=350.5, temperature_c=-3, mig_enabled=False, throttle_reasons=("POWER_CAP",)
+    )
+    assert codec.executor_event("gpu-0", event) == ev.DeviceState("gpu-0", 7, readings)
+    event.device_state.throttle_reasons_known = False
+    assert codec.readings(event.device_state).throttle_reasons is None
+
+
+def test_readings_that_are_none_are_left_out() -> None:
+    told = executor_pb2.DeviceState(
+        power_w=math.nan, utilisation=math.inf, memory_used_bytes=2**64 - 1, sm_clock_mhz=1200,
+        throttle_reasons_known=True,
+    )  # fmt: skip
+    newer = executor_pb2.DeviceState.FromString(told.SerializeToString() + b"\x42\x01\x63")  # reason 99
+    assert codec.readings(newer) == ev.Readings(sm_clock_mhz=1200, throttle_reasons=("UNSPECIFIED",))
+
+
+def test_the_core_takes_a_devices_state_and_does_nothing() -> None:
+    world = World()
+    world.step(ev.DeviceJoined(device_spec(), 1))
+    before = snapshot.take(world.core)
+    actions = world.step(ev.DeviceState("gpu-0", world.now_ns, ev.Readings(sm_clock_mhz=1200)))
+    assert [action for action in actions if not isinstance(action, ev.WakeAt)] == []
+    assert msgspec.structs.replace(snapshot.take(world.core), now_ns=before.now_ns).devices == before.devices

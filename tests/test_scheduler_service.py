@@ -115,3 +115,29 @@ def test_a_load_that_nobody_can_do_is_told(tmp_path: Path) -> None:
         assert list((await stub.ListModels(scheduler_pb2.ListModelsRequest())).models) == []
 
     play(tmp_path, scenario)
+
+
+def test_what_an_executor_tells_of_its_gpu_is_shown_and_what_only_later_versions_know_is_counted(
+    tmp_path: Path,
+) -> None:
+    throttled = executor_pb2.DeviceState(
+        sm_clock_mhz=1200,
+        throttle_reasons_known=True,
+        throttle_reasons=[executor_pb2.THROTTLE_REASON_POWER_CAP],
+    )
+    later = executor_pb2.ExecutorEvent.FromString(
+        executor_pb2.ExecutorEvent(sequence=2, at_ns=2).SerializeToString() + b"\xea\x01\x02\x08\x01"  # number 29
+    )
+    told = Frame(events=[executor_pb2.ExecutorEvent(sequence=1, at_ns=1, device_state=throttled), later])
+
+    async def scenario(stub: "scheduler_pb2_grpc.SchedulerServiceAsyncStub") -> None:
+        stream = stub.ConnectExecutor(held_open(executor_hello(1), told))
+        acknowledged = 0
+        while acknowledged < 2:
+            frame = cast("scheduler_pb2.ConnectExecutorResponse", await stream.read())
+            acknowledged = max(acknowledged, frame.acknowledged_sequence)
+        status = await stub.GetStatus(scheduler_pb2.GetStatusRequest())
+        assert [device.state for device in status.devices] == [throttled]
+        stream.cancel()
+
+    play(tmp_path, scenario)

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from cotenant.cli import load, load_options, top, top_table
 from cotenant.cli.top_view import RunningBatch, TopView, view
+from cotenant.v1 import executor_pb2
 from cotenant.v1 import scheduler_pb2 as pb
 from stacks import StackThread
 
@@ -105,6 +106,18 @@ def shown(**fields: Any) -> TopView:
     found = view("x:1", status(policy="edf", models=[model, loading], devices=[device(queued=3)], **fields), None)
     found.devices[0].running = [RunningBatch("resnet:3 x4", 6.0, 2.0), RunningBatch("bert:1@32 x1", 9.0, 0.0)]
     return found
+
+
+def test_the_screen_tells_what_slows_a_gpu_and_nothing_of_one_that_idles() -> None:
+    throttled = executor_pb2.DeviceState(
+        sm_clock_mhz=1200, sm_clock_max_mhz=1980, throttle_reasons_known=True,
+        throttle_reasons=[executor_pb2.THROTTLE_REASON_POWER_CAP, executor_pb2.THROTTLE_REASON_HARDWARE_THERMAL],
+    )  # fmt: skip
+    found = view("x", status(devices=[device(state=throttled)]), None)
+    text = drawn(found, 140)
+    assert "throttled: power cap, hardware thermal, SM clock 1200 of 1980 MHz" in text
+    idle = executor_pb2.DeviceState(throttle_reasons=[executor_pb2.THROTTLE_REASON_GPU_IDLE])
+    assert "throttled" not in drawn(view("x", status(devices=[device(state=idle)]), None), 140)
 
 
 def test_the_screen_tells_who_runs_beside_whom() -> None:

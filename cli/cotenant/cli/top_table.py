@@ -51,7 +51,17 @@ def _device(device: DeviceView, bar: int) -> list[RenderableType]:
         found.add_row(batch.batch_class, _bar(batch, bar), _left(batch))
     if not device.running:
         found.add_row(Text("nothing runs", "dim"), "", "")
-    return [title, Padding(found, (0, 0, 1, 2))]
+    return [title, *_throttled(device), Padding(found, (0, 0, 1, 2))]
+
+
+def _throttled(device: DeviceView) -> list[RenderableType]:
+    """A line of its own, because a narrow terminal cuts the end of the other."""
+    if not device.throttled:
+        return []
+    text = Text(f"  throttled: {', '.join(device.throttled)}", "bold yellow", no_wrap=True, overflow="ellipsis")
+    if device.sm_clock_mhz and device.sm_clock_max_mhz:
+        text.append(f", SM clock {device.sm_clock_mhz} of {device.sm_clock_max_mhz} MHz")
+    return [text]
 
 
 def _bar(batch: RunningBatch, width: int) -> Text:

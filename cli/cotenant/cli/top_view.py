@@ -5,7 +5,10 @@ Encoded as JSON these types are the output of `cotenant top --json`; fields may 
 
 import msgspec
 
-from cotenant.v1 import scheduler_pb2
+from cotenant.v1 import executor_pb2, scheduler_pb2
+
+# What lowers clocks and slows nobody.
+_HARMLESS = (executor_pb2.THROTTLE_REASON_UNSPECIFIED, executor_pb2.THROTTLE_REASON_GPU_IDLE)
 
 
 class RunningBatch(msgspec.Struct):
@@ -29,6 +32,9 @@ class DeviceView(msgspec.Struct):
     batches_at_once: float
     memory_used_bytes: int
     memory_bytes: int
+    throttled: list[str]  # by what, in words; empty also where its driver does not tell
+    sm_clock_mhz: int  # 0 if not told, like the most it may be
+    sm_clock_max_mhz: int
 
 
 class ModelView(msgspec.Struct):
@@ -118,7 +124,16 @@ def _device(
         batches_at_once=max(0, now.batch_ns - before.batch_ns) / 1e9 / interval_s,
         memory_used_bytes=now.memory_used_bytes,
         memory_bytes=now.device.memory_bytes,
+        throttled=_throttled(now.state),
+        sm_clock_mhz=now.state.sm_clock_mhz,
+        sm_clock_max_mhz=now.state.sm_clock_max_mhz,
     )
+
+
+def _throttled(state: executor_pb2.DeviceState) -> list[str]:
+    known = [r for r in state.throttle_reasons if r in executor_pb2.ThrottleReason.values() and r not in _HARMLESS]
+    names = (executor_pb2.ThrottleReason.Name(reason).removeprefix("THROTTLE_REASON_") for reason in known)
+    return [name.lower().replace("_", " ") for name in names]
 
 
 def _class(running: scheduler_pb2.RunningStatus) -> str:

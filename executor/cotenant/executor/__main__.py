@@ -12,6 +12,7 @@ import structlog
 
 from cotenant.executor.device import Ran, open_device
 from cotenant.executor.exchange import Exchange
+from cotenant.executor.gpu_state import GpuState, Nvml
 from cotenant.executor.links import PredictorLink, SchedulerLink
 from cotenant.executor.metrics import ExecutorMetrics
 from cotenant.executor.models import Models
@@ -105,7 +106,10 @@ async def serve(options: ExecutorSettings) -> None:
     tasks = [asyncio.create_task(link.run())]
     if options.predictor:
         tasks.append(asyncio.create_task(PredictorLink(options.predictor, device, reports, models).run()))
-    stop_metrics = metrics.serve(ExecutorMetrics(device, models, exchange, reports).registry, options.metrics)
+    state = GpuState(reports, Nvml(options.device_index).read) if options.device == "cuda" else None
+    if state:
+        tasks.append(asyncio.create_task(state.run()))
+    stop_metrics = metrics.serve(ExecutorMetrics(device, models, exchange, reports, state).registry, options.metrics)
     _log.info("listening", address=own_address, device=device.describe().name, software=software)
     await process.run(drain=runner.drain, grace_s=options.drain_s)
     for task in tasks:

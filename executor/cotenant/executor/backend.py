@@ -7,7 +7,7 @@ contract suite in tests/ runs on every backend in the table.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -52,6 +52,9 @@ class Placement:
     index: int  # of the CUDA device
     threads: int  # CPU threads one batch may use
     seed: int  # of an emulated device's noise
+    # Kept measurements depend on what is shown above, and not on these.
+    concurrency: int = field(default=1, repr=False)  # batches that may run at once
+    cache: Path | None = field(default=None, repr=False)  # folder for what takes long to make
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +155,22 @@ def _lazily(module: str) -> Callable[[], Backend]:
 BACKENDS: Mapping[str, Callable[[], Backend]] = {
     "onnxruntime": _lazily("backend_onnxruntime"),
     "pytorch": _lazily("backend_torch"),
+    "tensorrt": _lazily("backend_tensorrt"),
     "identity": _lazily("backend_identity"),
     "emulated": _lazily("backend_emulated"),
 }
-PLATFORMS: Mapping[str, str] = {"onnxruntime_onnx": "onnxruntime", "pytorch_libtorch": "pytorch"}
+PLATFORMS: Mapping[str, str] = {
+    "onnxruntime_onnx": "onnxruntime",
+    "pytorch_libtorch": "pytorch",
+    "tensorrt_plan": "tensorrt",
+}
 # Which file makes which backend, where the configuration names none.
-FILE_BACKENDS: Mapping[str, str] = {"model.onnx": "onnxruntime", "model.pt2": "pytorch", "model.pt": "pytorch"}
+FILE_BACKENDS: Mapping[str, str] = {
+    "model.onnx": "onnxruntime",
+    "model.pt2": "pytorch",
+    "model.pt": "pytorch",
+    "model.plan": "tensorrt",
+}
 
 
 def find_backend(name: str) -> Backend:

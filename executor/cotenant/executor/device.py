@@ -254,7 +254,9 @@ def _open_cuda(index: int, concurrency: int, threads: int, cache: Path | None) -
     device = torch.device("cuda", index)
     l2_bytes = torch.cuda.get_device_properties(index).L2_cache_size
     found = peaks.known(f"{spec.name}|{index}|{memory.total}", lambda: peaks.of_torch(device, l2_bytes), cache)
-    return ThreadedDevice(spec, Placement("cuda", index, threads, 0), found)
+    return ThreadedDevice(
+        spec, Placement("cuda", index, threads, 0, concurrency=spec.max_concurrency, cache=cache), found
+    )
 
 
 def gpu_count() -> int:

@@ -316,4 +316,4 @@ def fair_level(needs: list[float]) -> float:
             break
         left -= need
         count -= 1
-    return left / count
+    return left / count if count else math.inf  # the sum was above one by rounding alone

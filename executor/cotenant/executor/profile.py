@@ -31,6 +31,7 @@ from cotenant.v1 import types_pb2
 
 _log = structlog.get_logger()
 
+_FORMAT = b"2"  # of what is kept: older measurements know no phases, and are made again
 WINDOW_NS = 40_000_000  # the longest a window lasts, where runs are shorter
 WINDOW_LIMIT_NS = 2_000_000_000  # the scheduler grants no more
 
@@ -242,7 +243,7 @@ class Profiler:
     def _fingerprint(self, config: inference_pb2.ModelConfig, folder: Path) -> str:
         """Differs if the files, the configuration, or the device differ."""
         device = self._device.describe()
-        digest = hashlib.blake2b(digest_size=12)
+        digest = hashlib.blake2b(_FORMAT, digest_size=12)
         digest.update(config.SerializeToString(deterministic=True))
         digest.update(f"{device.kind}|{device.name}|{device.max_concurrency}|{self._device.placement}".encode())
         for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):

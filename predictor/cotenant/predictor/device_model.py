@@ -55,6 +55,11 @@ class DeviceModel:
             self._rebound[seen.batch_class] = None
         self.learner.learn_batch(seen)
 
+    def expect_pace(self, ratio: float | None) -> None:
+        """See `FollowsPace.expect_pace`; nothing for a learner that follows none."""
+        if isinstance(self.learner, learners.FollowsPace):
+            self.learner.expect_pace(ratio)
+
     def changed(self) -> list[BatchClass]:
         """Classes whose estimates may differ from those at the last call."""
         changed = dict.fromkeys(self.learner.changed()) | self._rebound

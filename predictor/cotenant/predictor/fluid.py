@@ -71,8 +71,13 @@ MET_STEP = 0.01  # weight of a batch in "of late"
 
 
 def shared_prior(resources: int) -> Vector:
-    """A little for the mere presence of others and for their pressure, and proportional sharing of what is short."""
-    parts = ((0.01, 1), (0.02, resources), (0.5, resources), (0.05, resources), (0.5, resources), (0.0, 1))
+    """A little for the mere presence of others and for their pressure, and proportional sharing of what is short.
+
+    Where several resources are short at once, nobody is delayed by all of them one after another: each counts for its
+    part. What was never short while learning keeps this weight, and is met when more batches run at once.
+    """
+    short = 0.5 / max(1, resources)
+    parts = ((0.01, 1), (0.02, resources), (short, resources), (0.05, resources), (short, resources), (0.0, 1))
     return np.concatenate([np.full(count, value) for value, count in parts])
 
 
@@ -154,6 +159,10 @@ class Fluid(RateLearner):
             del state.pairs[next(iter(state.pairs))]
         self._learn_demands(asked, bounded / spread, spread)
         self._follow(state, seen.batch_class, error, spread, beside=beside)
+
+    def expect_pace(self, ratio: float | None) -> None:
+        """See `FollowsPace.expect_pace`."""
+        self.pace.expect(ratio)
 
     def _integrate(
         self, state: ClassState, pieces: Sequence[Piece]

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from cotenant.predictor.observations import Observation, Profile, Slice, timed_slices
+from cotenant.predictor.observations import Clocks, Observation, Profile, Slice, timed_slices
 from cotenant.runtime.estimates import BatchClass, Phase, sound_phases
 from cotenant.v1 import executor_pb2, types_pb2
 
@@ -19,6 +19,21 @@ MAX_MET = 65_536  # co-runners of all slices of one batch together
 MAX_PHASES = 64  # of one class
 MAX_DEMAND = 2.0  # of one resource; counters round, but nobody uses twice what there is
 MAX_RATIO = 1000.0  # a forecast so far off was none
+MAX_REASONS = 64  # why clocks are not at their most
+# What a driver may tell of a device, by field; wide enough for devices of years to come.
+STATES = {
+    "memory_used_bytes": (0, 1 << 53),
+    "memory_total_bytes": (1, 1 << 53),
+    "sm_clock_mhz": (1, 100_000),
+    "sm_clock_max_mhz": (1, 100_000),
+    "memory_clock_mhz": (1, 1_000_000),
+    "memory_clock_max_mhz": (1, 1_000_000),
+    "power_w": (0.0, 1e6),
+    "power_limit_w": (0.0, 1e6),
+    "temperature_c": (-273, 1000),
+    "utilisation": (0.0, 1.0),
+    "mps_active_thread_percentage": (0.0, 100.0),
+}
 SLICES_TOLERANCE, SLICES_TOLERANCE_NS = 0.01, 10_000
 CLOCK_TOLERANCE_NS = 1_000_000
 
@@ -71,6 +86,19 @@ class Intake:
             self.reject("phases", f"{known}: {len(message.phases)} that end at {[p.end for p in told]}")
             return ()
         return tuple(told)
+
+    def device_state(self, message: executor_pb2.DeviceState) -> Clocks | None:
+        """Clocks of a device, if all that is told of it can be."""
+        for name, (least, most) in STATES.items():
+            value = getattr(message, name)
+            if message.HasField(name) and not least <= value <= most:  # neither holds for what is not a number
+                self.reject("device state", f"{name}: {value}")
+                return None
+        if len(message.throttle_reasons) > MAX_REASONS:
+            self.reject("device state", f"{len(message.throttle_reasons)} throttle reasons")
+            return None
+        reasons = frozenset(map(int, message.throttle_reasons)) if message.throttle_reasons_known else None
+        return Clocks(message.sm_clock_mhz, reasons)
 
     def finished(self, message: executor_pb2.BatchFinished, at_ns: int = 0) -> Observation | None:
         """A batch that ran well, with consistent slices; `at_ns` is when it was told to have ended, 0 if unknown."""

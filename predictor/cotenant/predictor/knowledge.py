@@ -185,6 +185,9 @@ class Knowledge:
             if kind == "class_profiled":
                 if profile := self.intake.profile(event.class_profiled, len(known.spec.resources)):
                     self.learn_profile(known, profile)
+            elif kind == "device_state" and (clocks := self.intake.device_state(event.device_state)):
+                if announced := known.announcing.learn(clocks):
+                    known.model.expect_pace(announced.ratio)
             elif kind == "batch_finished" and (seen := self.intake.finished(event.batch_finished, event.at_ns)):
                 self.learn_batch(known, seen)
         except Exception as error:  # a learner may be anybody's

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from cotenant.predictor.announcing import Announcing
 from cotenant.predictor.contract import DEVICE_PREFIX
 from cotenant.predictor.device_model import DeviceModel
 from cotenant.predictor.observations import Profile
@@ -58,6 +59,7 @@ class KnownDevice:
     streams: int = 0  # executors that are connected
     left_s: float = 0.0  # when the last of them went, on our clock
     batches: int = 0  # learned from
+    announcing: Announcing = field(default_factory=Announcing)
     at_ns: int = 0  # when the last event happened, on the executor's clock
     ran: set[BatchClass] = field(default_factory=set)  # since estimates were last told
     _tells_sets: bool | None = None

@@ -59,6 +59,15 @@ class BoundedByItself(Protocol):
         ...
 
 
+@runtime_checkable
+class FollowsPace(Protocol):
+    """A learner that follows what slows all batches of its device alike."""
+
+    def expect_pace(self, ratio: float | None) -> None:
+        """A change was announced: times by this finite factor above 0 at most, or by one that is not known (None)."""
+        ...
+
+
 def make(name: str, resources: int) -> Learner:
     """A learner for a device of so many resources. Raises ValueError if there is none of that name."""
     factory = LEARNERS.get(name)

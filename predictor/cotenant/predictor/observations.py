@@ -37,6 +37,13 @@ class Running(NamedTuple):
     slices: Sequence[Slice]
 
 
+class Clocks(NamedTuple):
+    """What a device's driver tells of its clocks."""
+
+    sm_mhz: int  # of the multiprocessors; 0 if not told
+    reasons: frozenset[int] | None  # why it is not at its most (`ThrottleReason`); None if not told
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """A solo measurement of a class."""

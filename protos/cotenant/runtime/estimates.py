@@ -15,8 +15,8 @@ import msgspec
 _MEMO_LIMIT = 65536  # bounds memory; reached only by absurd numbers of classes
 MAX_SLOWDOWN = 50.0  # no batch is predicted to be slowed more: rates must stay positive
 MIN_RATE = 1.0 / MAX_SLOWDOWN
-# Of the processors it needs, a kernel may lack so much beside others that demand all of them, and more beside more:
-# demands are known within some percent, and where all is lacking waits are as long as others' kernels.
+# Of the processors it needs, that a kernel may lack: demands are known within some percent, and where all is lacking
+# waits are as long as others' kernels.
 MOST_LACKING = 0.85
 
 
@@ -124,10 +124,9 @@ def waits(own: float, others: float, kernel_ns: float, ahead_ns: float) -> float
     """
     if kernel_ns <= 0.0 or own <= 0.0 or own + others <= 1.0:
         return 0.0
-    excess = max(1.0, 4.0 * others - 3.0)
-    lacking = min(1.0 - (1.0 - MOST_LACKING) / (excess * excess), (own + others - 1.0) / own)
+    lacking = min(MOST_LACKING, (own + others - 1.0) / own)
     ratio = ahead_ns / kernel_ns
-    return min(MAX_SLOWDOWN, lacking * ratio / (1.0 + (1.0 - lacking) * ratio))
+    return lacking * ratio / (1.0 + (1.0 - lacking) * ratio)
 
 
 def feature_count(resources: int) -> int:

@@ -16,12 +16,39 @@ class ProfileBasis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PROFILE_BASIS_MODEL: _ClassVar[ProfileBasis]
     PROFILE_BASIS_OUTSIDE: _ClassVar[ProfileBasis]
     PROFILE_BASIS_EMULATED: _ClassVar[ProfileBasis]
+
+class ThrottleReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    THROTTLE_REASON_UNSPECIFIED: _ClassVar[ThrottleReason]
+    THROTTLE_REASON_GPU_IDLE: _ClassVar[ThrottleReason]
+    THROTTLE_REASON_APPLICATION_CLOCKS: _ClassVar[ThrottleReason]
+    THROTTLE_REASON_POWER_CAP: _ClassVar[ThrottleReason]
+    THROTTLE_REASON_HARDWARE_SLOWDOWN: _ClassVar[ThrottleReason]
+    THROTTLE_REASON_SYNC_BOOST: _ClassVar[ThrottleReason]
+    THROTTLE_REASON_SOFTWARE_THERMAL: _ClassVar[ThrottleReason]
+    THROTTLE_REASON_HARDWARE_THERMAL: _ClassVar[ThrottleReason]
+    THROTTLE_REASON_HARDWARE_POWER_BRAKE: _ClassVar[ThrottleReason]
+    THROTTLE_REASON_DISPLAY_CLOCKS: _ClassVar[ThrottleReason]
+    THROTTLE_REASON_BOARD_LIMIT: _ClassVar[ThrottleReason]
+    THROTTLE_REASON_RELIABILITY: _ClassVar[ThrottleReason]
 PROFILE_BASIS_UNSPECIFIED: ProfileBasis
 PROFILE_BASIS_NSIGHT: ProfileBasis
 PROFILE_BASIS_OPERATORS: ProfileBasis
 PROFILE_BASIS_MODEL: ProfileBasis
 PROFILE_BASIS_OUTSIDE: ProfileBasis
 PROFILE_BASIS_EMULATED: ProfileBasis
+THROTTLE_REASON_UNSPECIFIED: ThrottleReason
+THROTTLE_REASON_GPU_IDLE: ThrottleReason
+THROTTLE_REASON_APPLICATION_CLOCKS: ThrottleReason
+THROTTLE_REASON_POWER_CAP: ThrottleReason
+THROTTLE_REASON_HARDWARE_SLOWDOWN: ThrottleReason
+THROTTLE_REASON_SYNC_BOOST: ThrottleReason
+THROTTLE_REASON_SOFTWARE_THERMAL: ThrottleReason
+THROTTLE_REASON_HARDWARE_THERMAL: ThrottleReason
+THROTTLE_REASON_HARDWARE_POWER_BRAKE: ThrottleReason
+THROTTLE_REASON_DISPLAY_CLOCKS: ThrottleReason
+THROTTLE_REASON_BOARD_LIMIT: ThrottleReason
+THROTTLE_REASON_RELIABILITY: ThrottleReason
 
 class ExchangeRequest(_message.Message):
     __slots__ = ("hello", "stages", "releases")
@@ -126,7 +153,7 @@ class Execution(_message.Message):
     def __init__(self, batch_id: _Optional[int] = ..., batch_size: _Optional[int] = ..., first_of_batch: bool = ..., started_ns: _Optional[int] = ..., input_ns: _Optional[int] = ..., infer_ns: _Optional[int] = ..., output_ns: _Optional[int] = ..., forecast: _Optional[_Union[_types_pb2.Forecast, _Mapping]] = ..., slices: _Optional[_Iterable[_Union[_types_pb2.Slice, _Mapping]]] = ...) -> None: ...
 
 class ExecutorEvent(_message.Message):
-    __slots__ = ("sequence", "at_ns", "batch_started", "batch_finished", "batch_dropped", "kernel_timings", "model_loaded", "model_load_failed", "model_unloaded", "class_profiled", "window_requested", "window_released", "repository_scanned", "model_load_ended")
+    __slots__ = ("sequence", "at_ns", "batch_started", "batch_finished", "batch_dropped", "kernel_timings", "model_loaded", "model_load_failed", "model_unloaded", "class_profiled", "window_requested", "window_released", "repository_scanned", "model_load_ended", "device_state")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     AT_NS_FIELD_NUMBER: _ClassVar[int]
     BATCH_STARTED_FIELD_NUMBER: _ClassVar[int]
@@ -141,6 +168,7 @@ class ExecutorEvent(_message.Message):
     WINDOW_RELEASED_FIELD_NUMBER: _ClassVar[int]
     REPOSITORY_SCANNED_FIELD_NUMBER: _ClassVar[int]
     MODEL_LOAD_ENDED_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_STATE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     at_ns: int
     batch_started: BatchStarted
@@ -155,7 +183,8 @@ class ExecutorEvent(_message.Message):
     window_released: WindowReleased
     repository_scanned: RepositoryScanned
     model_load_ended: ModelLoadEnded
-    def __init__(self, sequence: _Optional[int] = ..., at_ns: _Optional[int] = ..., batch_started: _Optional[_Union[BatchStarted, _Mapping]] = ..., batch_finished: _Optional[_Union[BatchFinished, _Mapping]] = ..., batch_dropped: _Optional[_Union[BatchDropped, _Mapping]] = ..., kernel_timings: _Optional[_Union[KernelTimings, _Mapping]] = ..., model_loaded: _Optional[_Union[ModelLoaded, _Mapping]] = ..., model_load_failed: _Optional[_Union[ModelLoadFailed, _Mapping]] = ..., model_unloaded: _Optional[_Union[ModelUnloaded, _Mapping]] = ..., class_profiled: _Optional[_Union[ClassProfiled, _Mapping]] = ..., window_requested: _Optional[_Union[WindowRequested, _Mapping]] = ..., window_released: _Optional[_Union[WindowReleased, _Mapping]] = ..., repository_scanned: _Optional[_Union[RepositoryScanned, _Mapping]] = ..., model_load_ended: _Optional[_Union[ModelLoadEnded, _Mapping]] = ...) -> None: ...
+    device_state: DeviceState
+    def __init__(self, sequence: _Optional[int] = ..., at_ns: _Optional[int] = ..., batch_started: _Optional[_Union[BatchStarted, _Mapping]] = ..., batch_finished: _Optional[_Union[BatchFinished, _Mapping]] = ..., batch_dropped: _Optional[_Union[BatchDropped, _Mapping]] = ..., kernel_timings: _Optional[_Union[KernelTimings, _Mapping]] = ..., model_loaded: _Optional[_Union[ModelLoaded, _Mapping]] = ..., model_load_failed: _Optional[_Union[ModelLoadFailed, _Mapping]] = ..., model_unloaded: _Optional[_Union[ModelUnloaded, _Mapping]] = ..., class_profiled: _Optional[_Union[ClassProfiled, _Mapping]] = ..., window_requested: _Optional[_Union[WindowRequested, _Mapping]] = ..., window_released: _Optional[_Union[WindowReleased, _Mapping]] = ..., repository_scanned: _Optional[_Union[RepositoryScanned, _Mapping]] = ..., model_load_ended: _Optional[_Union[ModelLoadEnded, _Mapping]] = ..., device_state: _Optional[_Union[DeviceState, _Mapping]] = ...) -> None: ...
 
 class BatchStarted(_message.Message):
     __slots__ = ("batch_id", "batch_class", "forecast")
@@ -312,3 +341,39 @@ class RepositoryModel(_message.Message):
     model: str
     versions: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, model: _Optional[str] = ..., versions: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DeviceState(_message.Message):
+    __slots__ = ("memory_used_bytes", "memory_total_bytes", "sm_clock_mhz", "sm_clock_max_mhz", "memory_clock_mhz", "memory_clock_max_mhz", "throttle_reasons_known", "throttle_reasons", "power_w", "power_limit_w", "temperature_c", "utilisation", "mig_enabled", "mig_gpu_instance_id", "mig_compute_instance_id", "mps_active_thread_percentage")
+    MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SM_CLOCK_MHZ_FIELD_NUMBER: _ClassVar[int]
+    SM_CLOCK_MAX_MHZ_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_CLOCK_MHZ_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_CLOCK_MAX_MHZ_FIELD_NUMBER: _ClassVar[int]
+    THROTTLE_REASONS_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    THROTTLE_REASONS_FIELD_NUMBER: _ClassVar[int]
+    POWER_W_FIELD_NUMBER: _ClassVar[int]
+    POWER_LIMIT_W_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_C_FIELD_NUMBER: _ClassVar[int]
+    UTILISATION_FIELD_NUMBER: _ClassVar[int]
+    MIG_ENABLED_FIELD_NUMBER: _ClassVar[int]
+    MIG_GPU_INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    MIG_COMPUTE_INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    MPS_ACTIVE_THREAD_PERCENTAGE_FIELD_NUMBER: _ClassVar[int]
+    memory_used_bytes: int
+    memory_total_bytes: int
+    sm_clock_mhz: int
+    sm_clock_max_mhz: int
+    memory_clock_mhz: int
+    memory_clock_max_mhz: int
+    throttle_reasons_known: bool
+    throttle_reasons: _containers.RepeatedScalarFieldContainer[ThrottleReason]
+    power_w: float
+    power_limit_w: float
+    temperature_c: int
+    utilisation: float
+    mig_enabled: bool
+    mig_gpu_instance_id: int
+    mig_compute_instance_id: int
+    mps_active_thread_percentage: float
+    def __init__(self, memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., sm_clock_mhz: _Optional[int] = ..., sm_clock_max_mhz: _Optional[int] = ..., memory_clock_mhz: _Optional[int] = ..., memory_clock_max_mhz: _Optional[int] = ..., throttle_reasons_known: bool = ..., throttle_reasons: _Optional[_Iterable[_Union[ThrottleReason, str]]] = ..., power_w: _Optional[float] = ..., power_limit_w: _Optional[float] = ..., temperature_c: _Optional[int] = ..., utilisation: _Optional[float] = ..., mig_enabled: bool = ..., mig_gpu_instance_id: _Optional[int] = ..., mig_compute_instance_id: _Optional[int] = ..., mps_active_thread_percentage: _Optional[float] = ...) -> None: ...

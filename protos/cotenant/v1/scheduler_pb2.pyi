@@ -367,7 +367,7 @@ class GetStatusResponse(_message.Message):
     def __init__(self, now_ns: _Optional[int] = ..., uptime_ns: _Optional[int] = ..., policy: _Optional[str] = ..., observe_only: bool = ..., estimates_version: _Optional[int] = ..., predictor_connected: bool = ..., frontend_count: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ..., decision_count: _Optional[int] = ..., decision_ns: _Optional[int] = ...) -> None: ...
 
 class DeviceStatus(_message.Message):
-    __slots__ = ("device", "online", "running", "queued", "busy_ns", "batch_ns", "memory_used_bytes")
+    __slots__ = ("device", "online", "running", "queued", "busy_ns", "batch_ns", "memory_used_bytes", "state")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     ONLINE_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -375,6 +375,7 @@ class DeviceStatus(_message.Message):
     BUSY_NS_FIELD_NUMBER: _ClassVar[int]
     BATCH_NS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     device: _types_pb2.Device
     online: bool
     running: _containers.RepeatedCompositeFieldContainer[RunningStatus]
@@ -382,7 +383,8 @@ class DeviceStatus(_message.Message):
     busy_ns: int
     batch_ns: int
     memory_used_bytes: int
-    def __init__(self, device: _Optional[_Union[_types_pb2.Device, _Mapping]] = ..., online: bool = ..., running: _Optional[_Iterable[_Union[RunningStatus, _Mapping]]] = ..., queued: _Optional[int] = ..., busy_ns: _Optional[int] = ..., batch_ns: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ...) -> None: ...
+    state: _executor_pb2.DeviceState
+    def __init__(self, device: _Optional[_Union[_types_pb2.Device, _Mapping]] = ..., online: bool = ..., running: _Optional[_Iterable[_Union[RunningStatus, _Mapping]]] = ..., queued: _Optional[int] = ..., busy_ns: _Optional[int] = ..., batch_ns: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., state: _Optional[_Union[_executor_pb2.DeviceState, _Mapping]] = ...) -> None: ...
 
 class RunningStatus(_message.Message):
     __slots__ = ("batch_id", "batch_class", "elapsed_ns", "remaining_ns")

@@ -195,6 +195,8 @@ def executor_event(device_id: str, message: executor_pb2.ExecutorEvent) -> ev.Ev
             timed = message.kernel_timings
             kernels = tuple(ev.KernelTiming(k.name, k.offset_ns, k.duration_ns) for k in timed.kernels)
             return ev.KernelTimings(device_id, timed.batch_id, batch_class(timed.batch_class), timed.kind, kernels)
+        case "device_state":
+            return ev.DeviceState(device_id, message.at_ns, readings(message.device_state))
         case "model_loaded":
             loaded = message.model_loaded
             spec = model_spec(loaded.model_config, loaded.version)
@@ -234,6 +236,25 @@ def _finished(device_id: str, at_ns: int, message: executor_pb2.BatchFinished) -
         forecast(message.forecast) if message.HasField("forecast") else None,
         message.failed,
     )
+
+
+def readings(message: executor_pb2.DeviceState) -> ev.Readings:
+    """What a device's driver tells. Numbers that are none, or that JSON readers cannot hold, are left out."""
+    told = {
+        field.name: value
+        for field, value in message.ListFields()
+        if field.name in ev.Readings.__struct_fields__
+        and field.name != "throttle_reasons"
+        and -_ABSURD_NS < value < _ABSURD_NS
+    }
+    reasons = tuple(map(_throttle_reason, message.throttle_reasons)) if message.throttle_reasons_known else None
+    return ev.Readings(**told, throttle_reasons=reasons)
+
+
+def _throttle_reason(value: executor_pb2.ThrottleReason) -> str:
+    """Its name; that of no reason for one that only a newer version knows."""
+    known = value if value in executor_pb2.ThrottleReason.values() else executor_pb2.THROTTLE_REASON_UNSPECIFIED
+    return executor_pb2.ThrottleReason.Name(known).removeprefix("THROTTLE_REASON_")
 
 
 def _slice(message: types_pb2.Slice) -> ev.Slice:

@@ -331,6 +331,9 @@ class Core:
     def _on_kernel_timings(self, event: ev.KernelTimings) -> None:
         """For predictors and pictures only."""
 
+    def _on_device_state(self, event: ev.DeviceState) -> None:
+        """For predictors and pictures only."""
+
     # ---- models, windows, beliefs
 
     def _on_model_loaded(self, event: ev.ModelLoaded) -> None:
@@ -470,6 +473,7 @@ class Core:
         ev.BatchFinished: _on_batch_finished,
         ev.BatchDropped: _on_batch_dropped,
         ev.KernelTimings: _on_kernel_timings,
+        ev.DeviceState: _on_device_state,
         ev.ModelLoaded: _on_model_loaded,
         ev.ModelLoadFailed: _on_model_load_failed,
         ev.ModelLoadEnded: _on_model_load_ended,

@@ -242,6 +242,34 @@ class KernelTimings(_Tagged, frozen=True):
     kernels: tuple[KernelTiming, ...] = ()
 
 
+class Readings(_Data, frozen=True):
+    """What a device's driver tells; None where it does not. Reasons are those of `ThrottleReason`, by name."""
+
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    sm_clock_mhz: int | None = None
+    sm_clock_max_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    memory_clock_max_mhz: int | None = None
+    throttle_reasons: tuple[str, ...] | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    temperature_c: int | None = None
+    utilisation: float | None = None
+    mig_enabled: bool | None = None
+    mig_gpu_instance_id: int | None = None
+    mig_compute_instance_id: int | None = None
+    mps_active_thread_percentage: float | None = None
+
+
+class DeviceState(_Tagged, frozen=True):
+    """The state of a device. The core does not use it; it is in the log for those who do."""
+
+    device_id: str
+    at_ns: int
+    readings: Readings
+
+
 class ModelLoaded(_Tagged, frozen=True):
     """A version of a model can serve on a device."""
 
@@ -346,6 +374,7 @@ Event: TypeAlias = (
     | BatchFinished
     | BatchDropped
     | KernelTimings
+    | DeviceState
     | ModelLoaded
     | ModelLoadFailed
     | ModelLoadEnded

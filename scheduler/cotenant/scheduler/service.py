@@ -209,6 +209,8 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
             row.batch_ns, row.memory_used_bytes = device.batch_ns, sum(device.memory_bytes.values())
             if executor := self.shell.executors.get(device_id):
                 row.device.CopyFrom(executor.hello.device)
+                if executor.state:
+                    row.state.CopyFrom(executor.state)
             for body, offset in zip(device.running.values(), device.finish_offsets(), strict=True):
                 running = row.running.add(batch_id=body.batch.batch_id, elapsed_ns=now - body.launched_ns)
                 running.remaining_ns = max(0, offset - (now - device.updated_ns))

@@ -47,6 +47,7 @@ class ExecutorLink:
     acknowledged: int = 0
     seen_ns: int = 0  # when it was last heard of
     lease: asyncio.TimerHandle | None = None
+    state: executor_pb2.DeviceState | None = None  # of its device, as told last
 
 
 class Shell:
@@ -216,6 +217,7 @@ class Shell:
         if known and known.lease:
             known.lease.cancel()
         link = ExecutorLink(hello, outbox, known.acknowledged if known and same else 0, now_ns())
+        link.state = known.state if known and same else None
         self.executors[device_id] = link
         self.repository[device_id] = hello.repository
         for loaded in hello.loaded:
@@ -241,6 +243,8 @@ class Shell:
             elif kind == "repository_scanned":
                 self.repository[link.hello.device.device_id] = message.repository_scanned
                 self.scanned.set()
+            elif kind == "device_state":
+                link.state = message.device_state
             if event := codec.executor_event(link.hello.device.device_id, message):
                 if isinstance(event, ev.BatchFinished):
                     self.ledger.finished(event)

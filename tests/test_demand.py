@@ -39,6 +39,21 @@ def test_a_class_with_a_half_that_computes_and_a_half_that_copies_has_both() -> 
     assert slower.shares == pytest.approx((0.2, 0.25, 0.25))  # gaps between operators are idle
 
 
+def test_operators_that_differ_are_phases_and_those_of_a_cpu_are_not_waited_for() -> None:
+    computes, copies = operator(flops=4_000_000_000, ms=5), operator(activations=80 * MIB, ms=5)
+    found = of_solo(solo(computes, copies, work_ms=20), GPU, cores=0, threads=1)
+    assert [phase.end for phase in found.phases] == pytest.approx([0.5, 1.0])
+    assert [phase.demand for phase in found.phases] == [
+        pytest.approx((0.4, 0.0, 0.0)),
+        pytest.approx((0.0, 0.5, 0.5)),
+    ]
+    assert found.kernel_ns == pytest.approx(5 * MS)
+    on_cpu = of_solo(solo(computes, copies, cpu_ms=10), CPU, cores=2, threads=1)
+    assert [phase.demand[0] for phase in on_cpu.phases] == pytest.approx([0.5, 0.5])  # of the cores, all along
+    assert on_cpu.kernel_ns == 0.0
+    assert {phase.kernel_ns for phase in on_cpu.phases} == {0.0}
+
+
 def test_without_times_of_operators_the_whole_run_counts() -> None:
     found = of_solo(solo(operator(flops=4_000_000_000), operator(activations=4_000_000)), GPU, cores=0, threads=1)
     assert found.basis == "MODEL"

@@ -131,6 +131,16 @@ def test_kernels_wait_for_those_that_hold_the_processors() -> None:
     assert waits(0.8, 1.9, 1e5, 1e12) == pytest.approx(0.85 / 0.15)
 
 
+def test_the_wait_for_kernels_is_weighed_like_any_feature() -> None:
+    known = table(
+        ClassEstimate(A, 1000, (0.8,), (0.0, 0.0, 0.0, 0.0, 0.0, 2.0), kernel_ns=1e5),
+        ClassEstimate(B, 1000, (0.8,), kernel_ns=1e5),
+    )
+    expected = 1 + 2 * waits(0.8, 0.8, 1e5, 0.8e5)
+    assert 1 / known.progress_rate(A, [B]) == pytest.approx(expected)
+    assert 1 / together(known, A, B)[0] == pytest.approx(expected)
+
+
 def test_a_class_with_phases_is_evaluated_in_each_and_on_average() -> None:
     """Its neighbour suffers what it does now, and whoever does not follow phases reads the mean."""
     light, heavy = Phase(0.25, (0.2,)), Phase(1.0, (0.8,))

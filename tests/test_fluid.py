@@ -42,6 +42,18 @@ def typical_error(learner: Fluid, batches: list[Observation]) -> float:
     return errors[len(errors) // 2]
 
 
+def test_what_is_short_of_everything_is_not_delayed_once_for_each() -> None:
+    """Two that need all of three resources take twice as long, not four times, before anything is learned."""
+    slowdowns = []
+    for resources in (1, 3):
+        learner = Fluid(resources)
+        for name in ("one", "other"):
+            learner.learn_profile(Profile(klass(name), 10 * MS, (1.0,) * resources))
+        slowdowns.append(learner.slowdown(klass("one"), (klass("other"),)))
+    assert slowdowns[0] == pytest.approx(2.1, abs=0.1)
+    assert slowdowns[1] == pytest.approx(slowdowns[0], abs=0.2)
+
+
 def test_noise_does_not_bend_what_is_learned() -> None:
     shifts = []
     for seed in range(5):

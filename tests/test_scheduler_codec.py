@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import text_format
 
 from cotenant.inference import inference_pb2
-from cotenant.runtime.estimates import BatchClass
+from cotenant.runtime.estimates import BatchClass, Phase
 from cotenant.scheduler import codec, snapshot
 from cotenant.scheduler import events as ev
 from cotenant.v1 import executor_pb2, predictor_pb2, scheduler_pb2, types_pb2
@@ -108,6 +108,19 @@ def test_numbers_that_are_none_are_left_out(bad: float) -> None:
     (event,) = codec.estimates(push, [])
     assert [c.batch_class.model for c in event.classes] == ["sound"]
     assert event.sets == ()
+
+
+def test_phases_are_read_where_they_can_be_and_the_means_stay_where_not() -> None:
+    push = predictor_pb2.WatchEstimatesResponse(version=1)
+    for last in (1.0, 0.5):
+        c = push.classes.add(device_id="d", demand=[0.5], kernel_ns=2e5)
+        c.batch_class.model = f"ends at {last}"
+        c.phases.add(end=0.25, demand=[0.25], kernel_ns=1e5)
+        c.phases.add(end=last, demand=[0.75])
+    (event,) = codec.estimates(push, [])
+    sound, unsound = event.classes
+    assert sound.phases == (Phase(0.25, (0.25,), 1e5), Phase(1.0, (0.75,)))
+    assert (unsound.phases, unsound.demand, unsound.kernel_ns) == ((), (0.5,), 2e5)
 
 
 def test_an_event_of_a_later_version_is_ignored() -> None:

@@ -16,9 +16,7 @@ import math
 GAINS = (0.0, 0.02, 0.08, 0.25)
 MEMORY = 0.98  # of the score: some fifty batches
 PREFER_SLOWER = 0.95  # a faster one must err less than this share of the slower one's error
-LIMIT = (
-    0.3  # of an error that is followed, in logarithm: one absurd batch moves an average by a quarter of that at most
-)
+LIMIT = 0.3  # of a step, in logarithm: one absurd batch moves an average by a quarter of that at most
 # An announced change, in logarithm: what it may be if its size is not told, and the least and the most that it opens.
 UNTOLD, LEAST, MOST = 0.1, 0.05, 0.5
 SETTLED = 0.2  # an open pace closes when a batch should count for no more than this: after some five batches

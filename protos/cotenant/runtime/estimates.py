@@ -135,14 +135,27 @@ def feature_count(resources: int) -> int:
 
 
 class Stage:
-    """A phase of a class, ready for evaluation; a class without phases has one."""
+    """A phase of a class, ready for evaluation; a class without phases has one.
 
-    __slots__ = ("ahead_ns", "batch_class", "demand", "end", "kernel_ns", "vectors")
+    `terms` has for each resource its own demand, what a unit of the others' pressure delays it, and what a unit of
+    overload does.
+    """
+
+    __slots__ = ("ahead_ns", "batch_class", "demand", "end", "kernel_ns", "terms", "vectors", "waiting")
 
     def __init__(self, batch_class: BatchClass, phase: Phase, vectors: "_Vectors | None") -> None:
         self.batch_class, self.vectors = batch_class, vectors
         self.end, self.demand, self.kernel_ns = phase.end, phase.demand, phase.kernel_ns
         self.ahead_ns = phase.demand[0] * phase.kernel_ns if phase.demand else 0.0
+        self.terms: tuple[tuple[float, float, float], ...] = ()
+        self.waiting = 0.0  # weight of `waits`; 0 where durations of kernels are not known
+        if vectors is not None and vectors.sensitivity:
+            weights, k = vectors.sensitivity, len(phase.demand)
+            self.terms = tuple(
+                (own, weights[1 + i] + weights[1 + 2 * k + i] * own, weights[1 + k + i] + weights[1 + 3 * k + i] * own)
+                for i, own in enumerate(phase.demand)
+            )
+            self.waiting = weights[1 + 4 * k] if phase.kernel_ns > 0.0 else 0.0
 
 
 _UNKNOWN = Phase(1.0, ())
@@ -152,6 +165,7 @@ class EstimateTable:
     """Everything believed of one device. Look-ups are memoised until the next change."""
 
     def __init__(self) -> None:
+        self.revision = 0  # counts changes
         self.classes: dict[BatchClass, ClassEstimate] = {}
         self.sets: dict[tuple[BatchClass, tuple[BatchClass, ...]], SetEstimate] = {}
         self._vectors: dict[BatchClass, _Vectors] = {}
@@ -163,6 +177,7 @@ class EstimateTable:
 
     def update(self, classes: Iterable[ClassEstimate], sets: Iterable[SetEstimate], *, complete: bool) -> None:
         """Merges what is new, or replaces everything if `complete`."""
+        self.revision += 1
         if complete:
             self.classes.clear()
             self.sets.clear()
@@ -193,10 +208,19 @@ class EstimateTable:
         rates = self._set_rates.get(stages)
         if rates is None:
             _make_room(self._set_rates)
-            rates = self._set_rates[stages] = tuple(
-                self.rate(own, stages[:i] + stages[i + 1 :]) for i, own in enumerate(stages)
-            )
+            rates = self._set_rates[stages] = self._rates_of(stages)
         return rates
+
+    def _rates_of(self, stages: tuple[Stage, ...]) -> tuple[float, ...]:
+        """What all demand is added up once where everybody's demands are told; decisions wait for this."""
+        if len(stages) == 1:
+            return (1.0,)
+        resources = len(stages[0].terms)
+        if self.sets or not resources or any([len(one.terms) != resources for one in stages]):  # noqa: C419
+            return tuple([self.rate(own, stages[:i] + stages[i + 1 :]) for i, own in enumerate(stages)])
+        totals = [sum(each) for each in zip(*[one.demand for one in stages], strict=True)]
+        ahead_ns = sum([one.ahead_ns for one in stages])
+        return tuple([_rate(one, totals, ahead_ns, stages, i) for i, one in enumerate(stages)])
 
     def progress_rate(self, victim: BatchClass, co_runners: Sequence[BatchClass]) -> float:
         """Solo progress per unit of time, in [MIN_RATE, 1], of `victim` while `co_runners` run beside it.
@@ -243,7 +267,12 @@ class EstimateTable:
             if explicit:
                 return max(MIN_RATE, 1.0 / max(1.0, explicit.slowdown))
         if own.vectors is not None and own.vectors.sensitivity:
-            return _from_vectors(own, own.vectors, others)
+            unknown = (1.0,) * len(own.demand)
+            totals = [*own.demand]
+            for other in others:
+                for k, demand in enumerate((other.demand or unknown)[: len(totals)]):
+                    totals[k] += demand
+            return _rate(own, totals, own.ahead_ns + sum([other.ahead_ns for other in others]), others, len(others))
         # Only pairs are known, or nothing: multiply, which is on the safe side (three batches that share one
         # resource fairly slow each other threefold; the product of the pairs says four). An unknown pair counts 2.
         slowdown = 1.0
@@ -268,27 +297,25 @@ def _make_room(memo: dict[Any, Any]) -> None:
         memo.clear()
 
 
-def _from_vectors(own: Stage, vectors: "_Vectors", others: tuple[Stage, ...]) -> float:
-    """`features` and their product with the sensitivity in one go, for decisions wait for it."""
-    weights, resources = vectors.sensitivity, len(own.demand)
-    unknown = (1.0,) * resources
-    theirs = [other.demand or unknown for other in others]
-    delay = weights[0]
-    for k, mine in enumerate(own.demand):
-        pressure = 0.0
-        for demand in theirs:
-            pressure += demand[k] if k < len(demand) else 0.0
-        delay += (weights[1 + k] + weights[1 + 2 * resources + k] * mine) * pressure
-        if (overload := mine + pressure - 1.0) > 0.0:
-            delay += (weights[1 + resources + k] + weights[1 + 3 * resources + k] * mine) * overload
-            if k == 0 and own.kernel_ns > 0.0:
-                ahead_ns = 0.0
-                for other in others:
-                    ahead_ns += other.ahead_ns
-                delay += weights[1 + 4 * resources] * waits(mine, pressure, own.kernel_ns, ahead_ns)
+def _rate(own: Stage, totals: Sequence[float], ahead_ns: float, beside: Sequence[Stage], at: int) -> float:
+    """`features` and their product with the sensitivity in one go.
+
+    Sums include the batch itself; of those beside it, the one at `at` is left out.
+    """
+    vectors = own.vectors
+    assert vectors is not None
+    delay = vectors.sensitivity[0]
+    for total, (mine, pressed, short) in zip(totals, own.terms, strict=True):
+        delay += pressed * (total - mine)
+        if total > 1.0:
+            delay += short * (total - 1.0)
+    if own.waiting and totals[0] > 1.0:
+        mine = own.demand[0]
+        delay += own.waiting * waits(mine, totals[0] - mine, own.kernel_ns, ahead_ns - own.ahead_ns)
     if vectors.corrections:
-        for other in others:
-            delay += vectors.corrections.get(other.batch_class, 0.0)
+        for i, other in enumerate(beside):
+            if i != at:
+                delay += vectors.corrections.get(other.batch_class, 0.0)
     return 1.0 / min(MAX_SLOWDOWN, max(1.0, 1.0 + delay))
 
 

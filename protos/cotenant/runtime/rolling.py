@@ -26,21 +26,24 @@ def finish_offsets(
 
     All arguments but the first have one entry per batch.
     """
-    bodies = [_Body(i, *body) for i, body in enumerate(zip(stages, work_ns, remaining_ns, strict=True))]
+    bodies = [_Body(*each) for each in zip(stages, work_ns, remaining_ns, strict=True)]
     offsets = [0.0] * len(bodies)
-    bodies = [body for body in bodies if not body.ended]
+    here = [i for i, body in enumerate(bodies) if not body.ended]
+    current, gaps = [bodies[i].stage for i in here], [bodies[i].gap for i in here]
     elapsed = 0.0
-    while bodies:
-        speeds = rates(tuple([body.stage for body in bodies]))
-        step = min([(body.left - body.floor) / rate for body, rate in zip(bodies, speeds, strict=True)])
+    while current:
+        speeds = rates(tuple(current))
+        step = min([gap / speed for gap, speed in zip(gaps, speeds, strict=True)])
         elapsed += step
-        ended = False
-        for body, rate in zip(bodies, speeds, strict=True):
-            if body.run(step * rate):
-                offsets[body.index] = elapsed
-                ended = True
-        if ended:
-            bodies = [body for body in bodies if not body.ended]
+        gaps = [gap - step * speed for gap, speed in zip(gaps, speeds, strict=True)]
+        for at in range(len(gaps) - 1, -1, -1):
+            if gaps[at] <= _ROUNDING_NS:
+                body = bodies[here[at]]
+                if body.passes(gaps[at]):
+                    current[at], gaps[at] = body.stage, body.gap
+                else:
+                    offsets[here[at]] = elapsed
+                    del here[at], current[at], gaps[at]
     return offsets
 
 
@@ -55,44 +58,48 @@ def advance(
 
     One that should have ended meanwhile has not, or somebody would have said so: it stays where it is.
     """
-    bodies = [_Body(i, *body) for i, body in enumerate(zip(stages, work_ns, remaining_ns, strict=True))]
+    bodies = [_Body(*each) for each in zip(stages, work_ns, remaining_ns, strict=True)]
     while duration_ns > 0.0:
         speeds = rates(tuple([body.stage for body in bodies]))
         step = duration_ns
-        for body, rate in zip(bodies, speeds, strict=True):
+        for body, speed in zip(bodies, speeds, strict=True):
             if not body.ended:
-                step = min(step, (body.left - body.floor) / rate)
+                step = min(step, body.gap / speed)
         duration_ns -= step
-        for body, rate in zip(bodies, speeds, strict=True):
-            body.run(step * rate)
+        for body, speed in zip(bodies, speeds, strict=True):
+            if not body.ended:
+                body.gap -= step * speed
+                if body.gap <= _ROUNDING_NS:
+                    body.passes(body.gap)
     return [body.left for body in bodies]
 
 
 class _Body:
-    """A batch that runs: work left, its phase, and how much is left when that phase ends."""
+    """A batch that runs: its phase, and `gap`, the work that is left of that phase."""
 
-    __slots__ = ("_at", "_stages", "_work", "ended", "floor", "index", "left", "stage")
+    __slots__ = ("_at", "_stages", "_work", "ended", "gap", "stage")
 
-    def __init__(self, index: int, stages: tuple[Stage, ...], work: float, left: float) -> None:
-        self.index, self.left, self._stages, self._work = index, left, stages, work
-        self._at, self.ended = -1, False
-        self._next()
+    def __init__(self, stages: tuple[Stage, ...], work: float, left: float) -> None:
+        self._stages, self._work, self._at, self.ended = stages, work, 0, False
+        self.stage = stages[0]
+        self.gap = left - work * (1.0 - self.stage.end)
+        if self.gap <= _ROUNDING_NS:
+            self.passes(self.gap)
 
-    def _next(self) -> None:
-        """Enters the first phase after this one of which something is left."""
-        last = len(self._stages) - 1
-        while self._at < last:
+    def passes(self, gap: float) -> bool:
+        """Enters the next phase of which something is left; False if the batch has ended."""
+        stages, last = self._stages, len(self._stages) - 1
+        while gap <= _ROUNDING_NS:
+            if self._at == last:
+                self.gap, self.ended = 0.0, True
+                return False
             self._at += 1
-            self.stage = self._stages[self._at]
-            self.floor = self._work * (1.0 - self.stage.end) if self._at < last else 0.0
-            if self.left > self.floor + _ROUNDING_NS:
-                return
-        self.ended = self.left <= _ROUNDING_NS
+            before, self.stage = self.stage, stages[self._at]
+            gap += self._work * (self.stage.end - before.end)
+        self.gap = gap
+        return True
 
-    def run(self, work: float) -> bool:
-        """Does so much work; returns whether the batch has ended by it."""
-        self.left = max(0.0, self.left - work)
-        if self.ended or self.left > self.floor + _ROUNDING_NS:
-            return False
-        self._next()
-        return self.ended
+    @property
+    def left(self) -> float:
+        """Work left of the whole batch."""
+        return self.gap + self._work * (1.0 - self.stage.end)

@@ -132,6 +132,8 @@ class Device:
         self.busy_ns = 0
         self.batch_ns = 0
         self.wake_ns = 0
+        self._offsets_of: tuple[int, tuple[int, ...], tuple[float, ...]] | None = None
+        self._offsets: list[int] = []
 
     # ---- what waits
 
@@ -189,14 +191,20 @@ class Device:
     def finish_offsets(self, extra: BatchClass | None = None, extra_work_ns: int = 0) -> list[int]:
         """Time until each running batch ends, in the order they run, and until `extra` would if launched now."""
         bodies = self.running.values()
+        remaining = [r.remaining_ns for r in bodies]
+        if extra is None:
+            state = (self.table.revision, tuple(self.running), tuple(remaining))
+            if state == self._offsets_of:  # several ask between two changes
+                return self._offsets
         classes = [r.batch_class for r in bodies]
         works = [r.batch.forecast.work_ns for r in bodies]
-        remaining = [r.remaining_ns for r in bodies]
         if extra is not None:
             classes.append(extra)
             works.append(extra_work_ns)
             remaining.append(float(extra_work_ns))
-        return contention.finish_offsets(self.table, classes, works, remaining)
+            return contention.finish_offsets(self.table, classes, works, remaining)
+        self._offsets_of, self._offsets = state, contention.finish_offsets(self.table, classes, works, remaining)
+        return self._offsets
 
     # ---- what is believed
 

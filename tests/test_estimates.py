@@ -17,10 +17,9 @@ from cotenant.runtime.estimates import (
     QuantileFactor,
     SetEstimate,
     factor_at,
-    features,
     sound_phases,
-    waits,
 )
+from cotenant.runtime.sharing import blocks, fair_level, features, waits
 
 A, B, C = (BatchClass(name, "1", 1) for name in "abc")
 
@@ -39,8 +38,8 @@ def table(*classes: ClassEstimate, sets: tuple[SetEstimate, ...] = ()) -> Estima
 def test_the_formula_by_hand() -> None:
     a = ClassEstimate(A, 1000, (0.6, 0.2), (0.01, 0.1, 0.0, 0.5, 1.0, 0.3, 0.7, 0.2, 0.9))
     b = ClassEstimate(B, 1000, (0.8, 0.1), (0.0,))
-    # phi = [1,  .8, .1,  .4, 0,  .6*.8, .2*.1,  .6*.4, 0]
-    delay = 0.01 + 0.1 * 0.8 + 0.5 * 0.4 + 0.3 * 0.48 + 0.7 * 0.02 + 0.2 * 0.24
+    # Of the first resource each gets a half. phi = [1,  .8, .1,  .6/.5 - 1, 0,  .6*.8, .2*.1,  0, 0]
+    delay = 0.01 + 0.1 * 0.8 + 0.5 * 0.2 + 0.3 * 0.48 + 0.7 * 0.02
     assert table(a, b).progress_rate(A, (B,)) == pytest.approx(1 / (1 + delay))
     assert table(a, b).progress_rate(B, (A,)) == 1.0  # a vector that is too short goes on with zeros
     absurd = ClassEstimate(A, 1000, (0.6, 0.2), (1e9,))
@@ -70,7 +69,7 @@ def test_an_explicit_set_wins_in_any_order_and_pairs_multiply() -> None:
 
 
 def test_an_unknown_co_runner_is_taken_to_want_everything() -> None:
-    a = ClassEstimate(A, 1000, (0.5,), (0.0, 0.0, 1.0))
+    a = ClassEstimate(A, 1000, (0.75,), (0.0, 0.0, 1.0))
     assert table(a).progress_rate(A, (B,)) == pytest.approx(1 / 1.5)
 
 
@@ -90,7 +89,7 @@ def test_a_batch_size_that_is_not_known_is_like_the_nearest_that_is() -> None:
 
 
 def test_a_co_runner_without_a_profile_is_taken_to_want_everything() -> None:
-    a = ClassEstimate(A, 1000, (0.5,), (0.0, 0.0, 1.0))
+    a = ClassEstimate(A, 1000, (0.75,), (0.0, 0.0, 1.0))
     assert table(a, ClassEstimate(B, 1000)).progress_rate(A, (B,)) == pytest.approx(1 / 1.5)
 
 
@@ -111,8 +110,7 @@ def test_what_is_evaluated_in_one_go_is_the_formula(
     others: list[tuple[tuple[float, ...], float]],
 ) -> None:
     classes = [ClassEstimate(BatchClass(f"o{i}", "1", 1), 1000, d, kernel_ns=k) for i, (d, k) in enumerate(others)]
-    pressure = [sum(column) for column in zip(*(d for d, _ in others), strict=True)]
-    phi = features(own, pressure, len(others), kernel_ns, sum(d[0] * k for d, k in others))
+    phi = features(own, [d for d, _ in others], kernel_ns, sum(d[0] * k for d, k in others))
     delay = sum(w * x for w, x in zip(weights, phi, strict=False))
     victim = ClassEstimate(A, 1000, own, weights, kernel_ns=kernel_ns)
     rate = table(victim, *classes).progress_rate(A, [c.batch_class for c in classes])
@@ -131,9 +129,25 @@ def test_kernels_wait_for_those_that_hold_the_processors() -> None:
     assert waits(0.8, 1.9, 1e5, 1e12) == pytest.approx(0.85 / 0.15)
 
 
+def test_a_third_is_blocked_where_two_hold_the_processors_by_turns() -> None:
+    assert blocks(0.8, 1.0, 1e5, 1e12) == 0.0  # one other leaves something now and then
+    assert blocks(0.8, 1.9, 0.0, 1e12) == 0.0  # of unknown duration
+    # All is lacking: it waits for all of their kernels, a hundred times its own.
+    assert waits(0.8, 1.9, 1e5, 1e7) + blocks(0.8, 1.9, 1e5, 1e7) == pytest.approx(100.0)
+    assert 0.0 < blocks(0.8, 1.5, 1e5, 1e7) < blocks(0.8, 1.7, 1e5, 1e7)
+
+
+def test_who_asks_for_less_than_the_fair_share_is_not_delayed() -> None:
+    assert fair_level((0.5, 0.5)) == math.inf
+    assert fair_level((0.2, 0.9, 0.9)) == pytest.approx(0.4)
+    short = slice(2, 3)
+    assert features((0.2,), [(0.9,), (0.9,)])[short] == [0.0]
+    assert features((0.9,), [(0.2,), (0.9,)])[short] == pytest.approx([0.9 / 0.4 - 1.0])
+
+
 def test_the_wait_for_kernels_is_weighed_like_any_feature() -> None:
     known = table(
-        ClassEstimate(A, 1000, (0.8,), (0.0, 0.0, 0.0, 0.0, 0.0, 2.0), kernel_ns=1e5),
+        ClassEstimate(A, 1000, (0.8,), (0.0, 0.0, 0.0, 0.0, 2.0), kernel_ns=1e5),
         ClassEstimate(B, 1000, (0.8,), kernel_ns=1e5),
     )
     expected = 1 + 2 * waits(0.8, 0.8, 1e5, 0.8e5)

@@ -106,6 +106,18 @@ def test_a_request_is_followed_from_arrival_to_answer(tmp_path: Path) -> None:
     assert stages["means"][1] is None
 
 
+def test_an_answer_is_there_when_its_outputs_have_been_handed_out(tmp_path: Path) -> None:
+    """Executors tell in `at_ns` when the batch ended on the device."""
+    batch = finished(7, "a", 11, 8) | {"at_ns": 19 * MS, "output_ns": 3 * MS}
+    path = written(tmp_path, group(11, [arrived(1, "a", 10, 21)], [launched(7, "a", 1)]), group(23, [batch]))
+    log = report_log.read(path)
+    seen = report_requests.seen(log, None)
+    assert seen.requests.latency_us == [12_000]
+    assert [seen.requests.outcomes[o] for o in seen.requests.outcome] == ["late"]
+    stages = report_requests.stages(log, seen)
+    assert dict(zip(stages["names"], stages["means"][0], strict=True))["outputs"] == pytest.approx(3.0)
+
+
 def test_what_later_versions_add_is_passed_over(tmp_path: Path) -> None:
     odd = {"type": "MoonRose", "request": 3, "batch": "no batch", "slices": 7}
     batch = finished(1, "a", 1, 10) | {"phase_of_the_moon": {"full": True}}
@@ -114,6 +126,9 @@ def test_what_later_versions_add_is_passed_over(tmp_path: Path) -> None:
     log = report_log.read(path)
     assert [b.batch_id for b in log.batches] == [1]
     assert log.not_understood == 1
+    assert log.unknown == {"MoonRose": 2, "Chapter": 1}
+    page = report.document(log, None, None)
+    assert "3, passed over: 2 MoonRose, 1 Chapter" in page
 
 
 def test_a_log_in_parts_is_read_in_order_and_a_torn_end_left_out(tmp_path: Path) -> None:
@@ -125,6 +140,22 @@ def test_a_log_in_parts_is_read_in_order_and_a_torn_end_left_out(tmp_path: Path)
     with second.open("a", encoding="utf-8") as file:
         file.write('{"type": "Group", "now_ns": 3, "ev')
     assert [b.batch_id for b in report_log.read(path).batches] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("version", "text"), [(1_800_000_003_500_000, "2027-01-15 08:00:03 UTC"), (7, "version 7"), (None, "none")]
+)
+def test_the_last_estimates_are_told_by_their_date(tmp_path: Path, version: int | None, text: str) -> None:
+    pushed: dict[str, Any] = {
+        "type": "EstimatesPushed",
+        "device_id": "gpu-0",
+        "version": version,
+        "classes": [],
+        "sets": [],
+    }
+    path = written(tmp_path, group(2, [arrived(1, "a", 1), *([pushed] if version else [])]))
+    page = report.document(report_log.read(path), None, None)
+    assert re.search(rf"last estimates</\w+>\s*<\w+[^>]*>{text}<", page)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +215,7 @@ def test_learned_slowdowns_follow_the_contracts_formula(tmp_path: Path) -> None:
     ]
     batches = [finished(i, m, 20 * i, 10) for m in ("a", "b") for i in range(3)]
     found = cells(report_log.read(written(tmp_path, group(1, [*pushes, *batches]))), "a", "b")
-    delay = 0.1 + 0.2 * 0.65 + 0.5 * 0.25 + 0.03
+    delay = 0.1 + 0.2 * 0.65 + 0.5 * (0.6 / 0.5 - 1) + 0.03
     assert found["a", "b"] == [None, pytest.approx(1 + delay, abs=1e-3), 0]
     assert found["b", "a"] == [None, 1.0, 0]
 

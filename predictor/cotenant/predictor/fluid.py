@@ -48,12 +48,12 @@ from cotenant.runtime.estimates import (
     PairCorrection,
     Phase,
     Stage,
-    feature_count,
-    features,
 )
+from cotenant.runtime.sharing import feature_count, features
 
 # Standard deviations of what may be believed before anything is seen: weights, and logarithms of times.
 SHARED_SPREAD, CLASS_SPREAD, PAIR_SPREAD = 0.6, 0.4, 0.1
+BLOCKED_SPREAD = 0.03  # of a class's own weight of being blocked: who keeps processors is the device's affair
 DEMAND_START, DEMAND_JITTER, DEMAND_SPREAD = 0.5, 0.15, 0.4  # where there is no profile, by resource
 WORK_SPREAD, CHANGED_SPREAD, UNMEASURED_SPREAD = 0.03, 0.2, 0.4
 # a²: a belief not excited for 1/(1 - a²) batches has returned to its prior.
@@ -61,23 +61,23 @@ SHARED_MEMORY, CLASS_MEMORY = 0.9999, 0.9998
 # Noise of log(elapsed), as a variance: its floor, and how fast it follows what is seen.
 NOISE_FLOOR, NOISE_STEP = 0.004**2, 0.02
 OUTLIER = 3.0  # standard deviations beyond which an error counts no more than this
+UNHEEDED = 0.03  # of the weight of being blocked
 MAX_PAIRS = 32  # per class; the pair not met for longest goes first
 MAX_MET = 4096  # co-locations whose features are kept
 MAX_STRANGERS = 4096  # classes not known whose guesses are kept
 # All classes are told again when what they share has moved so far: slowdowns, root mean square over what batches met of
 # late, and the logarithm of times.
 RETELL_SLOWDOWN, RETELL_TIME = 0.01, 0.01
-MET_STEP = 0.01  # weight of a batch in "of late"
+MET_STEP, MET_STRIDE = 0.04, 4  # weight of a batch in "of late", for which every fourth is looked at
 
 
 def shared_prior(resources: int) -> Vector:
-    """A little for the mere presence of others and for their pressure, and proportional sharing of what is short.
+    """A little for the mere presence of others and for their pressure, and fair sharing of what is short.
 
     Where several resources are short at once, nobody is delayed by all of them one after another: each counts for its
     part. What was never short while learning keeps this weight, and is met when more batches run at once.
     """
-    short = 0.5 / max(1, resources)
-    parts = ((0.01, 1), (0.02, resources), (short, resources), (0.05, resources), (short, resources), (0.0, 1))
+    parts = ((0.01, 1), (0.02, resources), (1.0 / max(1, resources), resources), (0.05, resources), (0.0, 2))
     return np.concatenate([np.full(count, value) for value, count in parts])
 
 
@@ -103,6 +103,7 @@ class Fluid(RateLearner):
         self._dirty: dict[BatchClass, None] = {}
         self._told = (self.shared.mean.copy(), 0.0)
         self._usual = np.zeros((self._count, self._count))  # mean of phi phi' over what batches met of late
+        self._since_usual = MET_STRIDE - 1
 
     @property
     def classes(self) -> Collection[BatchClass]:
@@ -134,7 +135,8 @@ class Fluid(RateLearner):
             state.work_ns = seen.duration_ns * rate / math.exp(self.pace.log)
         error = math.log(seen.duration_ns * rate / state.work_ns) - self.pace.log
 
-        own_slope = np.append(slope, 1.0)
+        own_slope = np.ones(self._count + 1)
+        own_slope[:-1] = slope
         if beside:  # who ran alone tells nothing of what is shared, and lets nothing be forgotten
             self.shared.pass_time()
         state.belief.pass_time()
@@ -148,7 +150,10 @@ class Fluid(RateLearner):
 
         if beside:
             self.shared.take(shared_gain, spread, bounded)
-            self._usual += MET_STEP * (np.multiply.outer(slope, slope) - self._usual)
+            self._since_usual += 1
+            if self._since_usual == MET_STRIDE:
+                self._since_usual = 0
+                self._usual += MET_STEP * (np.multiply.outer(slope, slope) - self._usual)
         state.belief.take(own_gain, spread, bounded)
         state.work_ns *= math.exp(float(state.belief.mean[-1]))
         state.belief.mean[-1] = 0.0
@@ -175,13 +180,14 @@ class Fluid(RateLearner):
         alone = sum([piece.share for piece in pieces if not piece.others])
         if not met:
             return alone, np.zeros(self._count), {}, {}
-        weights = self.shared.mean + state.belief.mean[:-1]
+        weights = self._weights(state)
         rows = np.array([self._features(piece.own, piece.others) for piece in met])
         delays = rows @ weights
+        beside = {piece.part: piece.others for piece in met}
         if state.pairs:
-            costs = {piece.part: self._pairs(state, piece.others) for piece in met}
+            costs = {part: self._pairs(state, others) for part, others in beside.items()}
             delays += [costs[piece.part] for piece in met]
-        slowdowns = np.clip(1.0 + delays, 1.0, MAX_SLOWDOWN)
+        slowdowns = np.minimum(np.maximum(1.0 + delays, 1.0), MAX_SLOWDOWN)
         rates = np.array([piece.share for piece in met]) / slowdowns
         rate = alone + float(rates.sum())
         pull = rates / (slowdowns * rate)
@@ -189,7 +195,7 @@ class Fluid(RateLearner):
         for piece, each in zip(met, pull.tolist(), strict=True):
             parts[piece.part] = parts.get(piece.part, 0.0) + each
         pulls: dict[BatchClass, float] = {}
-        for part, others in {piece.part: piece.others for piece in met}.items():
+        for part, others in beside.items():
             for other in others:
                 pulls[other.batch_class] = pulls.get(other.batch_class, 0.0) + parts[part]
         theirs = {known: self.states[known] for known in pulls if known in self.states}
@@ -203,12 +209,26 @@ class Fluid(RateLearner):
                     asked[known] = unsure[known], before + weight
         return rate, pull @ rows, pulls, asked
 
+    def _weights(self, state: ClassState) -> Vector:
+        """What a class's delays are weighted with.
+
+        Of the last, for kernels that are blocked, `UNHEEDED` counts for nothing: it may be a hundred times a kernel's
+        own duration, and where nobody is blocked chance alone would otherwise tell of some.
+        """
+        weights: Vector = self.shared.mean + state.belief.mean[:-1]
+        blocked = weights[-1]
+        weights[-1] = max(0.0, blocked - UNHEEDED) + min(0.0, blocked + UNHEEDED)
+        return weights
+
     def _weight_of_demand(self, weights: Vector, own: tuple[float, ...], x: Vector) -> Vector:
-        """By how much a slowdown grows with what a neighbour asks of each resource: the derivative of w·phi."""
+        """By how much a slowdown grows with what a neighbour asks of each resource.
+
+        That is the derivative of w·phi, taken to be that of proportional sharing where a resource is short: under fair
+        sharing only those count who ask for less than their share, and whether they do is what is learned.
+        """
         k = self._resources
-        pressure, overload, felt, starved = (weights[1 + i * k : 1 + (i + 1) * k] for i in range(4))
-        demand, over = np.array(own), x[1 + k : 1 + 2 * k] > 0.0
-        found: Vector = pressure + demand * felt + over * (overload + demand * starved)
+        pressure, short, felt = (weights[1 + i * k : 1 + (i + 1) * k] for i in range(3))
+        found: Vector = pressure + np.array(own) * felt + (x[1 + k : 1 + 2 * k] > 0.0) * short
         return found
 
     def _learn_demands(self, asked: Mapping[BatchClass, tuple[ClassState, Vector]], step: float, spread: float) -> None:
@@ -248,9 +268,8 @@ class Fluid(RateLearner):
         if phi is None:
             if len(self._met) >= MAX_MET:
                 self._met.clear()
-            pressure = [sum([other.demand[k] for other in others]) for k in range(self._resources)]
             ahead_ns = sum([other.ahead_ns for other in others])
-            phi = np.array(features(own.demand, pressure, len(others), own.kernel_ns, ahead_ns))
+            phi = np.array(features(own.demand, [other.demand for other in others], own.kernel_ns, ahead_ns))
             self._met[own, others] = phi
         return phi
 
@@ -304,7 +323,7 @@ class Fluid(RateLearner):
         return Belief(np.zeros(self._count + 1), self._spreads(work_spread), CLASS_MEMORY)
 
     def _spreads(self, work_spread: float) -> Vector:
-        return np.append(np.full(self._count, CLASS_SPREAD), work_spread)
+        return np.concatenate([np.full(self._count - 1, CLASS_SPREAD), (BLOCKED_SPREAD, work_spread)])
 
     def forget(self, batch_class: BatchClass) -> None:
         """See `Learner.forget`."""
@@ -337,7 +356,7 @@ class Fluid(RateLearner):
         if not others:
             return 1.0
         state = self._known(own.batch_class)
-        weights = self.shared.mean + state.belief.mean[:-1]
+        weights = self._weights(state)
         return 1.0 / self._slowdown(state, float(weights @ self._features(own, others)), others)
 
     def changed(self) -> list[BatchClass]:
@@ -355,7 +374,7 @@ class Fluid(RateLearner):
     def estimate(self, batch_class: BatchClass) -> ClassEstimate:
         """See `Learner.estimate`."""
         state = self.states[batch_class]
-        sensitivity = self.shared.mean + state.belief.mean[:-1]
+        sensitivity = self._weights(state)
         return ClassEstimate(
             batch_class,
             round(self.work_ns(batch_class)),

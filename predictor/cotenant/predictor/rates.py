@@ -133,46 +133,56 @@ class RateLearner(ABC):
 class _Body:
     """A batch in a slice: its phases, and how far it is at the slice's beginning and end, give or take `blur`."""
 
-    __slots__ = ("_at", "_blur", "_first", "_last", "_passed", "_stages")
+    __slots__ = ("_blur", "_first", "_from", "_passed", "_stages", "changes")
 
     def __init__(self, stages: tuple[Stage, ...], first: float = 0.0, last: float = 1.0, blur: float = 0.0) -> None:
         self._stages, self._first, self._passed, self._blur = stages, first, last - first, blur
-        self._at, self._last = 0, len(stages) - 1
+        self._from, self.changes = 0, False  # the phase it begins in; whether it may be in others too
+        if len(stages) > 1:
+            self._from = _find(stages, 0, first - blur)
+            self.changes = stages[self._from].end <= last + blur and self._from < len(stages) - 1
 
-    def changes(self) -> bool:
-        """Whether it may be in more than one phase meanwhile."""
-        return self._last > 0 and self._find(self._first - self._blur) != self._find(
-            self._first + self._passed + self._blur
-        )
+    def over(self, steps: int) -> list[Stage]:
+        """The phase it is in at the middle of each of so many equal steps.
 
-    def stage(self, part: float, sign: int) -> Stage:
-        """The phase it is in when that part of the slice has passed, by so much earlier or later as is not known."""
-        if not self._last:
-            return self._stages[0]
-        return self._stages[self._find(self._first + part * self._passed + sign * self._blur)]
+        It is taken to be now a little less far, now a little further than believed.
+        """
+        stages, at = self._stages, self._from
+        if not self.changes:
+            return [stages[at]] * steps
+        step = self._passed / steps
+        middle, off = self._first + step / 2, -self._blur
+        found = []
+        for _ in range(steps):
+            at = _find(stages, at, middle + off)
+            found.append(stages[at])
+            middle, off = middle + step, -off
+        return found
 
-    def _find(self, progress: float) -> int:
-        stages, at = self._stages, self._at
-        while at < self._last and stages[at].end <= progress:
-            at += 1
-        while at and stages[at - 1].end > progress:
-            at -= 1
-        self._at = at
-        return at
+
+def _find(stages: tuple[Stage, ...], at: int, progress: float) -> int:
+    """The phase that this progress is in, looked for from the one at `at`."""
+    last = len(stages) - 1
+    while at < last and stages[at].end <= progress:
+        at += 1
+    while at and stages[at - 1].end > progress:
+        at -= 1
+    return at
 
 
 def _sample(pieces: list[Piece], bodies: list[_Body], share: float, number: int) -> None:
     """Adds a slice in equal pieces, as many as its share of `STEPS`; the first body is the batch whose life it is.
 
-    Each piece is taken as it is in its middle, and those that are alike are one. Neighbours are taken to be now a
-    little less far, now a little further than believed.
+    Each piece is taken as it is in its middle, and those that are alike are one.
     """
-    steps = max(2, math.ceil(share * STEPS)) if any([body.changes() for body in bodies]) else 1  # noqa: C419
+    steps = max(2, math.ceil(share * STEPS)) if any([body.changes for body in bodies]) else 1  # noqa: C419
+    if steps == 1:
+        own, *others = [body.over(1)[0] for body in bodies]
+        pieces.append(Piece(share, own, tuple(others), number))
+        return
     step = share / steps
     found: dict[tuple[Stage, ...], float] = {}
-    for i in range(steps):
-        part, sign = (i + 0.5) / steps, 1 if i % 2 else -1
-        key = tuple([body.stage(part, sign) for body in bodies])
+    for key in zip(*[body.over(steps) for body in bodies], strict=True):
         found[key] = found.get(key, 0.0) + step
     for key, lasts in found.items():
         pieces.append(Piece(lasts, key[0], key[1:], number))

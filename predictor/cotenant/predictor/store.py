@@ -21,7 +21,7 @@ import msgspec
 from cotenant.predictor.kept import Changes, KeptClass, KeptDevice
 from cotenant.runtime.estimates import BatchClass, Phase
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _META = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS devices (

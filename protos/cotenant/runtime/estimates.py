@@ -5,6 +5,7 @@ decide and by the predictor to answer. It is pure, and uses only + - * / on floa
 get the same bits.
 """
 
+import math
 from bisect import insort
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -12,12 +13,11 @@ from typing import Any
 
 import msgspec
 
+from cotenant.runtime.sharing import blocks, fair_level, feature_count, waits
+
 _MEMO_LIMIT = 65536  # bounds memory; reached only by absurd numbers of classes
 MAX_SLOWDOWN = 50.0  # no batch is predicted to be slowed more: rates must stay positive
 MIN_RATE = 1.0 / MAX_SLOWDOWN
-# Of the processors it needs, that a kernel may lack: demands are known within some percent, and where all is lacking
-# waits are as long as others' kernels.
-MOST_LACKING = 0.85
 
 
 class BatchClass(msgspec.Struct, frozen=True, order=True, cache_hash=True):
@@ -92,70 +92,29 @@ class SetEstimate(msgspec.Struct, frozen=True):
     sample_count: int = 0
 
 
-def features(
-    demand: Sequence[float],
-    pressure: Sequence[float],
-    co_runner_count: int,
-    kernel_ns: float = 0.0,
-    ahead_ns: float = 0.0,
-) -> list[float]:
-    """Phi of a batch of `demand` beside co-runners whose demands sum to `pressure`; both of K values, phi of 2 + 4K.
-
-    Overload is by how much a batch that needs one resource alone is slowed when all get their proportional share of
-    it: at a total demand of t > 1 it takes t times as long. Demands are means over a phase, so pressure and overload
-    are felt in proportion to how much of its own time a batch needs the resource: hence both once more, times its own
-    demand. The last value is `waits`; `ahead_ns` is the sum of what co-runners demand of the first resource, each
-    times the mean duration of its kernels.
-    """
-    overload = [max(0.0, own + others - 1.0) for own, others in zip(demand, pressure, strict=True)]
-    felt = [own * others for own, others in zip(demand, pressure, strict=True)]
-    starved = [own * over for own, over in zip(demand, overload, strict=True)]
-    waiting = waits(demand[0], pressure[0], kernel_ns, ahead_ns) if demand else 0.0
-    return [1.0 if co_runner_count else 0.0, *pressure, *overload, *felt, *starved, waiting]
-
-
-def waits(own: float, others: float, kernel_ns: float, ahead_ns: float) -> float:
-    """How long kernels wait where those that began earlier keep the processors, over their own duration.
-
-    A kernel that needs `own` of the processors while others hold `others` lacks the part `lacking` of it. It goes on
-    slowly until it has ended, or until the others' kernels have: per own kernel of duration s beside others of duration
-    r s the delay is lacking r / (1 + (1 - lacking) r), which is lacking / (1 - lacking) beside kernels that never end,
-    and r where it gets nothing until they do. 0 where durations are not known. `predictor.proto` has the formula.
-    """
-    if kernel_ns <= 0.0 or own <= 0.0 or own + others <= 1.0:
-        return 0.0
-    lacking = min(MOST_LACKING, (own + others - 1.0) / own)
-    ratio = ahead_ns / kernel_ns
-    return lacking * ratio / (1.0 + (1.0 - lacking) * ratio)
-
-
-def feature_count(resources: int) -> int:
-    """Values of phi for so many resources."""
-    return 2 + 4 * resources
-
-
 class Stage:
     """A phase of a class, ready for evaluation; a class without phases has one.
 
-    `terms` has for each resource its own demand, what a unit of the others' pressure delays it, and what a unit of
-    overload does.
+    `terms` has for each resource its own demand, what a unit of the others' pressure delays it, and what lacking its
+    fair share does.
     """
 
-    __slots__ = ("ahead_ns", "batch_class", "demand", "end", "kernel_ns", "terms", "vectors", "waiting")
+    __slots__ = ("ahead_ns", "batch_class", "blocked", "demand", "end", "kernel_ns", "terms", "vectors", "waiting")
 
     def __init__(self, batch_class: BatchClass, phase: Phase, vectors: "_Vectors | None") -> None:
         self.batch_class, self.vectors = batch_class, vectors
         self.end, self.demand, self.kernel_ns = phase.end, phase.demand, phase.kernel_ns
         self.ahead_ns = phase.demand[0] * phase.kernel_ns if phase.demand else 0.0
         self.terms: tuple[tuple[float, float, float], ...] = ()
-        self.waiting = 0.0  # weight of `waits`; 0 where durations of kernels are not known
+        self.waiting = self.blocked = 0.0  # weights of `waits` and `blocks`; 0 where durations are not known
         if vectors is not None and vectors.sensitivity:
             weights, k = vectors.sensitivity, len(phase.demand)
             self.terms = tuple(
-                (own, weights[1 + i] + weights[1 + 2 * k + i] * own, weights[1 + k + i] + weights[1 + 3 * k + i] * own)
+                (own, weights[1 + i] + weights[1 + 2 * k + i] * own, weights[1 + k + i])
                 for i, own in enumerate(phase.demand)
             )
-            self.waiting = weights[1 + 4 * k] if phase.kernel_ns > 0.0 else 0.0
+            if phase.kernel_ns > 0.0:
+                self.waiting, self.blocked = weights[1 + 3 * k], weights[2 + 3 * k]
 
 
 _UNKNOWN = Phase(1.0, ())
@@ -218,9 +177,9 @@ class EstimateTable:
         resources = len(stages[0].terms)
         if self.sets or not resources or any([len(one.terms) != resources for one in stages]):  # noqa: C419
             return tuple([self.rate(own, stages[:i] + stages[i + 1 :]) for i, own in enumerate(stages)])
-        totals = [sum(each) for each in zip(*[one.demand for one in stages], strict=True)]
+        shared = [_shared(each) for each in zip(*[one.demand for one in stages], strict=True)]
         ahead_ns = sum([one.ahead_ns for one in stages])
-        return tuple([_rate(one, totals, ahead_ns, stages, i) for i, one in enumerate(stages)])
+        return tuple([_rate(one, shared, ahead_ns, stages, i) for i, one in enumerate(stages)])
 
     def progress_rate(self, victim: BatchClass, co_runners: Sequence[BatchClass]) -> float:
         """Solo progress per unit of time, in [MIN_RATE, 1], of `victim` while `co_runners` run beside it.
@@ -268,11 +227,10 @@ class EstimateTable:
                 return max(MIN_RATE, 1.0 / max(1.0, explicit.slowdown))
         if own.vectors is not None and own.vectors.sensitivity:
             unknown = (1.0,) * len(own.demand)
-            totals = [*own.demand]
-            for other in others:
-                for k, demand in enumerate((other.demand or unknown)[: len(totals)]):
-                    totals[k] += demand
-            return _rate(own, totals, own.ahead_ns + sum([other.ahead_ns for other in others]), others, len(others))
+            missing = (0.0,) * len(own.demand)
+            told = [((other.demand or unknown) + missing)[: len(missing)] for other in others]
+            shared = [_shared(each) for each in zip(own.demand, *told, strict=True)]
+            return _rate(own, shared, own.ahead_ns + sum([other.ahead_ns for other in others]), others, len(others))
         # Only pairs are known, or nothing: multiply, which is on the safe side (three batches that share one
         # resource fairly slow each other threefold; the product of the pairs says four). An unknown pair counts 2.
         slowdown = 1.0
@@ -297,21 +255,31 @@ def _make_room(memo: dict[Any, Any]) -> None:
         memo.clear()
 
 
-def _rate(own: Stage, totals: Sequence[float], ahead_ns: float, beside: Sequence[Stage], at: int) -> float:
+def _shared(demands: Sequence[float]) -> tuple[float, float]:
+    """What all demand of a resource, and the level up to which each gets it."""
+    total = sum(demands)
+    return total, fair_level(demands) if total > 1.0 else math.inf
+
+
+def _rate(
+    own: Stage, shared: Sequence[tuple[float, float]], ahead_ns: float, beside: Sequence[Stage], at: int
+) -> float:
     """`features` and their product with the sensitivity in one go.
 
-    Sums include the batch itself; of those beside it, the one at `at` is left out.
+    `shared` and `ahead_ns` include the batch itself; of those beside it, the one at `at` is left out.
     """
     vectors = own.vectors
     assert vectors is not None
     delay = vectors.sensitivity[0]
-    for total, (mine, pressed, short) in zip(totals, own.terms, strict=True):
+    for (total, level), (mine, pressed, short) in zip(shared, own.terms, strict=True):
         delay += pressed * (total - mine)
-        if total > 1.0:
-            delay += short * (total - 1.0)
-    if own.waiting and totals[0] > 1.0:
-        mine = own.demand[0]
-        delay += own.waiting * waits(mine, totals[0] - mine, own.kernel_ns, ahead_ns - own.ahead_ns)
+        if mine > level:
+            delay += short * (mine / level - 1.0)
+    if own.kernel_ns > 0.0 and shared and shared[0][0] > 1.0:
+        mine, others, ahead_ns = own.demand[0], shared[0][0] - own.demand[0], ahead_ns - own.ahead_ns
+        delay += own.waiting * waits(mine, others, own.kernel_ns, ahead_ns)
+        if own.blocked:
+            delay += own.blocked * blocks(mine, others, own.kernel_ns, ahead_ns)
     if vectors.corrections:
         for i, other in enumerate(beside):
             if i != at:

@@ -20,6 +20,7 @@ from cotenant.executor.profile import Profiler
 from cotenant.executor.reports import Reports
 from cotenant.executor.runner import Runner
 from cotenant.executor.service import ExecutorService
+from cotenant.executor.torch_cuda_device import pinning
 from cotenant.runtime import logs, metrics, server, settings, staging
 from cotenant.runtime.settings import setting
 from cotenant.v1 import executor_pb2_grpc
@@ -78,6 +79,8 @@ async def serve(options: ExecutorSettings) -> None:
     if options.staging_dir:
         staging.sweep(staging_folder)
     exchange = Exchange(staging_folder, options.output_mib * 2**20 if options.staging_dir else 0)
+    if options.device == "cuda":
+        exchange.on_map = pinning(options.device_index)
     reports = Reports(limit=options.event_buffer)
     process = server.Server(service_names=["cotenant.v1.ExecutorService"])
     executor_pb2_grpc.add_ExecutorServiceServicer_to_server(ExecutorService(device, exchange, reports), process.grpc)

@@ -4,6 +4,8 @@ torch provides them; nothing here computes. Memory is asked for while a model lo
 and waits. Tests put a device without a GPU in the place of `open_device`.
 """
 
+import threading
+from collections import deque
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,6 +13,9 @@ from cotenant.runtime.datatypes import Array
 
 if TYPE_CHECKING:
     import torch
+
+# Held while a graph is captured and while torch's allocator gives memory back: it cannot do the one during the other.
+capturing = threading.RLock()
 
 
 class DeviceBlock(Protocol):
@@ -25,6 +30,17 @@ class PinnedBlock(Protocol):
 
     array: Array  # the bytes, as uint8
     nbytes: int
+
+
+class Lease:
+    """A pinned block whose arrays are in use. The arrays keep it; it goes back when the last of them is gone."""
+
+    def __init__(self, free: deque[Any], block: PinnedBlock) -> None:
+        self._free, self.block = free, block
+        self.__array_interface__ = block.array.__array_interface__
+
+    def __del__(self) -> None:
+        self._free.append(self.block)
 
 
 class Mark(Protocol):
@@ -159,7 +175,8 @@ class TorchCuda:
 
     def release(self) -> None:
         """See `CudaDevice.release`."""
-        self._torch.cuda.empty_cache()
+        with capturing:
+            self._torch.cuda.empty_cache()
 
 
 def open_device(index: int) -> CudaDevice:

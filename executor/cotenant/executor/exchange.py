@@ -17,6 +17,10 @@ INLINE_BYTES = 16384  # outputs up to this size travel in the answer: cheaper th
 FRONTEND_SHIFT = 33  # request id = frontend id << 33 | counter
 
 
+def _nothing() -> None:
+    pass
+
+
 class FrontendPeer:
     """A connected frontend."""
 
@@ -24,6 +28,7 @@ class FrontendPeer:
         self.frontend_id = hello.frontend_id
         self.outbox: Outbox[pb.ExchangeResponse] = Outbox(pb.ExchangeResponse)
         self.segment = Segment.attach(folder, hello.segment, hello.nonce) if hello.segment else None
+        self.let_go: Callable[[], None] = _nothing  # called before the segment is unmapped
         self.stages: dict[int, pb.Stage] = {}
         self.blocks: set[int] = set()  # blocks of outputs it has not released
 
@@ -38,6 +43,8 @@ class Exchange:
         self._lock = threading.Lock()  # batches put their outputs from threads of their own
         self.peers: dict[int, FrontendPeer] = {}
         self.on_stage: Callable[[int], None] = lambda _: None
+        # Told of a frontend's memory once it is mapped; returns what to call before it is unmapped.
+        self.on_map: Callable[[memoryview], Callable[[], None]] = lambda _: _nothing
 
     @property
     def used_bytes(self) -> int:
@@ -51,6 +58,8 @@ class Exchange:
         if older := self.peers.get(hello.frontend_id):
             self.disconnect(older)
         peer = self.peers[hello.frontend_id] = FrontendPeer(hello, self.folder)
+        if peer.segment:
+            peer.let_go = self.on_map(peer.segment.view)
         return peer
 
     def disconnect(self, peer: FrontendPeer) -> None:
@@ -61,6 +70,7 @@ class Exchange:
             self._free(peer, offset)
         peer.outbox.close()
         if peer.segment:
+            peer.let_go()
             peer.segment.close()
             peer.segment = None
 

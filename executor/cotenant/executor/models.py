@@ -14,9 +14,9 @@ from pathlib import Path
 import structlog
 
 from cotenant.executor import completion, repository
-from cotenant.executor.backend import Model, find_backend
+from cotenant.executor.backend import Model, PreparedModel, find_backend
 from cotenant.executor.device import Device
-from cotenant.executor.profile import WINDOW_NS, Profiler
+from cotenant.executor.profile import WINDOW_NS, Profiler, classes
 from cotenant.executor.reports import Reports
 from cotenant.inference import inference_pb2
 from cotenant.runtime import model_options
@@ -165,7 +165,9 @@ class Models:
         model = backend.load(folder / version, config, self._device.placement)
         try:
             completion.complete(config, model.signature, self._default_max_batch_size)
-        except ValueError:
+            if isinstance(model, PreparedModel):
+                model.prepare(inputs for _, inputs in classes(config, version))
+        except Exception:
             model.close()
             raise
         return LoadedVersion(version, config, model, folder / version, time.monotonic_ns() - started)

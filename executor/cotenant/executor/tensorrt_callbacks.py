@@ -1,27 +1,14 @@
-"""What TensorRT calls, and what a run leaves behind: allocators of outputs, profilers of layers, leases of memory.
+"""What TensorRT calls: allocators of outputs, profilers of layers.
 
 TensorRT's classes can be derived from only once it is imported, so theirs are made per module, at first use.
 """
 
-from collections import deque
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 from typing import Any
 
-from cotenant.executor.cuda_stream import PinnedBlock
 from cotenant.executor.tensorrt_plan import Shape
-
-
-class Lease:
-    """A pinned block whose arrays are in use. The arrays keep it; it goes back when the last of them is gone."""
-
-    def __init__(self, free: deque[PinnedBlock], block: PinnedBlock) -> None:
-        self._free, self.block = free, block
-        self.__array_interface__ = block.array.__array_interface__
-
-    def __del__(self) -> None:
-        self._free.append(self.block)
 
 
 @cache

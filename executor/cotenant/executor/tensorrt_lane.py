@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cotenant.executor.backend import Kernel, Tensors
-from cotenant.executor.cuda_stream import CudaDevice, DeviceBlock, PinnedBlock
-from cotenant.executor.tensorrt_callbacks import Lease, allocator_of, profiler_of
+from cotenant.executor.cuda_stream import CudaDevice, DeviceBlock, Lease, PinnedBlock
+from cotenant.executor.tensorrt_callbacks import allocator_of, profiler_of
 from cotenant.executor.tensorrt_plan import Binding, Plan, Shape, logger
 from cotenant.runtime.datatypes import NUMPY, Array
 

@@ -13,6 +13,7 @@ from frozen import batches_of, durations, emulated, explained, taught
 from named_axis import named
 from recordings import SETS
 
+from cotenant.cli.evaluate_log import Recording
 from cotenant.cli.evaluate_plots import Axis, Line, Points, draw
 from cotenant.cli.evaluate_protocol import TRAINING_SHARE
 
@@ -30,8 +31,12 @@ HALF_WIDTH = 0.3  # of a box
 
 
 def deviations(folder: Path, law: str, concurrency: int, seed: int) -> dict[str, list[float]]:
-    """Signed relative errors of the test part's batches that met others, by method."""
-    recordings = [one for name in SETS for one in emulated(folder, law, concurrency, seed, name)]
+    """Signed relative errors of the test part's batches that met others, by method, on the emulated GPU."""
+    return deviations_of([one for name in SETS for one in emulated(folder, law, concurrency, seed, name)])
+
+
+def deviations_of(recordings: Sequence[Recording]) -> dict[str, list[float]]:
+    """The same of any logs."""
     parts = [recording.cut(TRAINING_SHARE) for recording in recordings]
     train, test = [early for early, _ in parts], [late for _, late in parts]
     batches = batches_of(test)

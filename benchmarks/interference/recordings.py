@@ -1,10 +1,10 @@
-"""Logs of the sets in workloads.toml: from the simulator, or from a stack that serves real models on this CPU."""
+"""Logs of the sets in workloads.toml: from the simulator, or from a stack that serves real models on a CPU or GPU."""
 
 import asyncio
 import json
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -29,7 +29,7 @@ class ModelSet:
 
 
 def sets(path: Path, device: str) -> dict[str, ModelSet]:
-    """The sets for a device ("emulated" or "cpu")."""
+    """The sets for a device ("emulated", "cpu" or "cuda")."""
     found = tomllib.loads(path.read_text(encoding="utf-8"))[device]
     return {name: ModelSet(*(tuple(found[name][key]) for key in ("models", "shares", "loads"))) for name in SETS}
 
@@ -59,7 +59,7 @@ class Foretold(Simulation):
 
     def _start(self, device: Any, batch: ev.Batch, at_ns: int) -> None:
         kernels = personalities()[batch.batch_class.model].kernels(batch.batch_class.batch_size)
-        self.foretold_ns[batch.batch_id] = device.gpu.foretell(at_ns, kernels)
+        self.foretold_ns[batch.batch_id] = device.device.gpu.foretell(at_ns, kernels)
         super()._start(device, batch, at_ns)
 
     def _note(self, event: ev.Event, outcome: SimulationOutcome) -> None:
@@ -88,51 +88,98 @@ def simulate(
     return logs
 
 
-# ---- this CPU
+# ---- this CPU, or a GPU
 
 
 def serve(
-    chosen: ModelSet, folder: Path, repository: Path, *, concurrency: int, seed: int, seconds: float, port: int
+    chosen: ModelSet,
+    folder: Path,
+    repository: Path,
+    *,
+    concurrency: int,
+    seed: int,
+    seconds: float,
+    port: int,
+    device: str = "cpu",
 ) -> list[Path]:
     """One log per load, of a stack that is started for each; models that are not of the set are not loaded."""
     return [
         asyncio.run(
-            _serve_one(chosen, load, folder / f"load{i}", repository, concurrency, seed * 100 + i, seconds, port)
+            _serve_one(
+                chosen, load, folder / f"load{i}", repository, concurrency, seed * 100 + i, seconds, port, device
+            )
         )
         for i, load in enumerate(chosen.loads)
     ]
 
 
 async def _serve_one(
-    chosen: ModelSet, load: float, log: Path, repository: Path, concurrency: int, seed: int, seconds: float, port: int
+    chosen: ModelSet,
+    load: float,
+    log: Path,
+    repository: Path,
+    concurrency: int,
+    seed: int,
+    seconds: float,
+    port: int,
+    device: str,
 ) -> Path:
-    own = log.parent / f"{log.name}-models"
+    own = link(log.parent / f"{log.name}-models", chosen.models, repository)
+    options = observing(own, log, concurrency=concurrency, port=port, device=device)
+    async with Stack(options) as stack:
+        await stack.models_settled(120)
+        await offer(stack.url, rates(chosen, load, own), repository, seed=seed, seconds=seconds)
+    return log
+
+
+def link(own: Path, models: Sequence[str], repository: Path) -> Path:
+    """A repository of some of another's models."""
     own.mkdir(parents=True, exist_ok=True)
-    for model in chosen.models:
-        (own / model).symlink_to((repository / model).resolve())
-    extra = {"executor": (f"--concurrency={concurrency}", "--threads-per-batch=1")}
-    options = StackOptions(
-        own,
+    for model in models:
+        if not (own / model).exists():
+            (own / model).symlink_to((repository / model).resolve())
+    return own
+
+
+def observing(repository: Path, log: Path, *, concurrency: int, port: int, device: str) -> StackOptions:
+    """A stack that refuses nothing and records."""
+    return StackOptions(
+        repository,
         log.parent / f"{log.name}-run",
+        devices=(device,),
         port=port,
         metrics=False,
         sockets=True,
         record=str(log),
         observe_only=True,
-        extra=extra,
+        extra={"executor": (f"--concurrency={concurrency}", "--threads-per-batch=1")},
     )
-    async with Stack(options) as stack:
-        await stack.models_settled(120)
-        flags = [
-            f"--model={model}:rate={load * share * 1e9 / measured_ns(own / model):.3f}"
-            for model, share in zip(chosen.models, chosen.shares, strict=True)
-        ]
-        command = ["--url", stack.url, *flags, "--samples", str(repository), "--seed", str(seed), "--no-table"]
-        command += ["--duration-s", str(seconds), "--warmup-s", "1", "--drain-s", "60"]
-        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "cotenant.cli", "load", *command)
-        if await process.wait() not in (0, 1):
-            raise RuntimeError(f"the load ended with status {process.returncode}")
-    return log
+
+
+def rates(chosen: ModelSet, load: float, own: Path) -> dict[str, float]:
+    """Requests per second of each model of a set, of solo times that an executor kept beside the models."""
+    return {
+        model: load * share * 1e9 / measured_ns(own / model)
+        for model, share in zip(chosen.models, chosen.shares, strict=True)
+    }
+
+
+async def offer(
+    url: str,
+    rates_per_s: Mapping[str, float],
+    repository: Path,
+    *,
+    seed: int,
+    seconds: float,
+    flags: Sequence[str] = (),
+) -> None:
+    """Sends a Poisson load of samples; more flags of `cotenant load` count more than these. Raises RuntimeError."""
+    command = ["--url", url, *(f"--model={model}:rate={rate:.3f}" for model, rate in rates_per_s.items())]
+    command += ["--samples", str(repository), "--seed", str(seed), "--no-table"]
+    command += ["--duration-s", str(seconds), "--warmup-s", "1", "--drain-s", "60", *flags]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "cotenant.cli", "load", *command)
+    if await process.wait() not in (0, 1):
+        raise RuntimeError(f"the load ended with status {process.returncode}")
 
 
 def measured_ns(model: Path) -> float:

@@ -1,7 +1,7 @@
 """The seed paper's Table 1 and Figure 5, with more tenants: learners on loads and models that they were not fitted on.
 
     python benchmarks/interference/table1.py emulated [--folder FOLDER]
-    python benchmarks/interference/table1.py cpu --repository models [--folder FOLDER]
+    python benchmarks/interference/table1.py cpu|cuda --repository models [--folder FOLDER]
 
 Every learner is fitted on (or learns) the Training Set's logs; then each Test Set's logs are played to it as it was
 then: it predicts every batch at its launch, explains it when it has ended, and learns it if it learns at all. What is
@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
@@ -31,7 +32,7 @@ PREDICTORS = ["ignore", *PAPER, "gpulets", "clockwork", "fluid"]
 LEVELS = (0.95, 0.99)
 
 
-def logs_of(device: str, chosen: ModelSet, folder: Path, **how: Any) -> list[Path]:
+def logs_of(kind: str, chosen: ModelSet, folder: Path, **how: Any) -> list[Path]:
     """The set's logs, made if they are not there."""
     wanted = [folder / f"load{i}" for i in range(len(chosen.loads))]
     if all(any(path.parent.glob(path.name + "*")) for path in wanted) and (folder / "complete").exists():
@@ -42,23 +43,28 @@ def logs_of(device: str, chosen: ModelSet, folder: Path, **how: Any) -> list[Pat
             rmtree(part)
         else:
             part.unlink()
-    made = simulate(chosen, folder, **how) if device == "emulated" else serve(chosen, folder, **how)
+    made = simulate(chosen, folder, **how) if kind == "emulated" else serve(chosen, folder, **how)
     (folder / "complete").touch()
     return made
 
 
-def measure(device: str, folder: Path, percentile: float, **how: Any) -> list[dict[str, Any]]:
+def measure(kind: str, folder: Path, percentile: float, **how: Any) -> list[dict[str, Any]]:
     """One case (a law, a concurrency, a seed): all learners on all sets; `percentile` is that of solo times."""
     case = {key: value for key, value in how.items() if key in ("law", "concurrency", "seed")}
-    chosen = sets(WORKLOADS, device)
+    chosen = sets(WORKLOADS, kind)
     named = folder / "-".join(str(value) for value in case.values())
-    logs = {name: logs_of(device, chosen[name], named / name, **how) for name in SETS}
+    logs = {name: logs_of(kind, chosen[name], named / name, **how) for name in SETS}
+    rows = judged(logs, percentile)
+    return [{"device": kind, **case, **row, "foretold_median": foretold(named / row["set"])} for row in rows]
+
+
+def judged(logs: Mapping[str, Sequence[Path]], percentile: float) -> list[dict[str, Any]]:
+    """All learners on the logs of all sets: a row for each."""
     rows = []
     for name in SETS:
         train = tuple(logs["train"])
         plan = Plan(tuple(logs[name]), tuple(PREDICTORS), TRAIN_TEST, train, levels=LEVELS, solo_percentile=percentile)
-        more = {"device": device, **case, "set": name, "foretold_median": foretold(named / name)}
-        rows += [{**more, **row} for row in told(evaluate(plan))]
+        rows += [{"set": name, **row} for row in told(evaluate(plan))]
     return rows
 
 
@@ -136,7 +142,7 @@ def main() -> None:
     from common import save
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("device", choices=["emulated", "cpu"])
+    parser.add_argument("device", choices=["emulated", "cpu", "cuda"])
     parser.add_argument("--folder", type=Path, default=Path("build/interference"))
     parser.add_argument("--repository", type=Path, default=Path("models"))
     parser.add_argument("--concurrency", help="only these, comma-separated")
@@ -158,6 +164,7 @@ def main() -> None:
             how |= {"law": law, "max_batch_size": fixed["max_batch_size"]}
         else:
             how |= {"repository": arguments.repository, "port": 18751}
+            how |= {"device": "cuda:0"} if arguments.device == "cuda" else {}
         cases.append(how)
     rows: list[dict[str, Any]] = []
     jobs = arguments.jobs if arguments.device == "emulated" else 1  # real batches must have the machine to themselves

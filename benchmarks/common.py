@@ -97,8 +97,8 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
-def save(name: str, rows: list[dict[str, Any]], **more: Any) -> Path:
-    """Writes results with machine, date, command and other load beside them."""
+def save(name: str, rows: list[dict[str, Any]], *, path: Path | None = None, **more: Any) -> Path:
+    """Writes results with machine, date, command and other load beside them; to benchmarks/results if not to `path`."""
     document = {
         "benchmark": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -108,7 +108,7 @@ def save(name: str, rows: list[dict[str, Any]], **more: Any) -> Path:
         **more,
         "rows": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    path = path or RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return path

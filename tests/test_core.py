@@ -372,8 +372,35 @@ def test_the_margin_for_answers_rises_at_once_and_falls_slowly() -> None:
     assert 7 * MS < world.core.answer_overhead_ns < 8 * MS
 
 
+def test_a_margin_measured_under_overload_does_not_refuse_for_ever() -> None:
+    world = World()
+    world.join("a")
+    world.step(ev.AnswerOverheadMeasured(200 * MS))
+    assert refusals(world.arrive("a", slo_ms=50)) == [(1, ev.PREDICTED_MISS)]
+    refused = 1
+    while refusals(world.arrive("a", slo_ms=50)):
+        refused += 1
+        assert refused < 20
+        world.step(after_ms=500)
+    assert refused > 5  # it is believed for a while
+
+
 def test_an_illegal_event_changes_nothing() -> None:
     world = World()
     world.join("a")
     with pytest.raises(KeyError):
         world.core.handle(world.now_ns, [object()])  # type: ignore[list-item]
+
+
+def test_a_model_that_is_loaded_again_with_other_priorities_keeps_what_waits() -> None:
+    world = World()
+    world.join("a", concurrency=1, priority_levels=2, default_priority=2)
+    world.arrive("a", slo_ms=500)  # runs
+    ordinary, urgent = world.request("a", slo_ms=300), world.request("a", slo_ms=400, priority=1)
+    world.step(ordinary, urgent)
+    device = world.core.devices["gpu-0"]
+    assert next(iter(device.queues.values())).head.request_id == 3
+    world.load("a", priority_levels=1, default_priority=1)  # one level: deadlines alone count
+    assert [request.request_id for request in next(iter(device.queues.values()))] == [2, 3]
+    assert launches(world.finish(1, after_ms=10)) == [("a", 2)]
+    assert not device.line

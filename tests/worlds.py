@@ -107,16 +107,18 @@ class World:
     def arrive(self, model: str, slo_ms: float = 100.0, **more: Any) -> list[ev.Action]:
         return self.step(self.request(model, slo_ms, **more))
 
-    def finish(self, batch_id: int, after_ms: float = 0.0) -> list[ev.Action]:
-        """A batch ends well; its requests have been answered."""
+    def finish(
+        self, batch_id: int, after_ms: float = 0.0, *, took_ms: float = 1.0, beside: tuple[BatchClass, ...] = ()
+    ) -> list[ev.Action]:
+        """A batch ends well; its requests have been answered. `beside` ran with it all along."""
         self.now_ns += int(after_ms * MS)
         launch = self.ran.pop(batch_id)
         for request in launch.batch.requests:
             self.outcomes[request.request_id] += 1
+        took_ns = int(took_ms * MS)
+        known, slices = launch.batch.batch_class, (ev.Slice(took_ns, beside),)
         return self.step(
-            ev.BatchFinished(
-                launch.device_id, batch_id, self.now_ns, self.now_ns - MS, MS, launch.batch.batch_class, forecast=None
-            )
+            ev.BatchFinished(launch.device_id, batch_id, self.now_ns, self.now_ns - took_ns, took_ns, known, slices)
         )
 
     # ---- what must always hold

@@ -15,7 +15,7 @@ from recordings import PATIENCE, solo_ns
 
 from cotenant.executor.emulated_gpu import EmulatedGpu, Kernel, Stream, personalities
 from cotenant.scheduler import events as ev
-from cotenant.scheduler.simulate import START_NS, SimulatedModel, Simulation, SimulationOutcome, as_learned
+from cotenant.scheduler.simulate import START_NS, SimulatedModel, Simulation, SimulationOutcome
 
 MODELS = ("resnet50", "transformer_xl", "bert")
 NEW = UNREPORTED = "retinanet"
@@ -108,8 +108,8 @@ class ChangingSimulation(Simulation):
         hidden = personalities()[change.unreported].kernels(1) if change.unreported else []
         span_ns = (START_NS + self.phase_ns, START_NS + 2 * self.phase_ns)
         self._gpus = [ChangingGpu(seed * 1000 + i, hidden, span_ns) for i in range(len(self._devices))]
-        for device, gpu in zip(self._devices.values(), self._gpus, strict=True):
-            device.gpu = gpu
+        for executor, gpu in zip(self._devices.values(), self._gpus, strict=True):
+            executor.device.gpu = gpu
 
     def simulate(self) -> dict[int, int]:
         """Runs all phases; returns what the law forecast of some batches, in ns by their id."""
@@ -138,7 +138,7 @@ class ChangingSimulation(Simulation):
 
     def _note(self, event: ev.Event, outcome: SimulationOutcome) -> None:
         if isinstance(event, ev.ClassProfiled) and event.profile.batch_class.model == self.change.deployed:
-            self._learners[event.device_id].learn_profile(as_learned(event.profile))
+            self._beliefs[event.device_id].learn_profile(event.profile)
         super()._note(event, outcome)
 
     def _arrivals(self, start_ns: int, duration_ns: int) -> Iterator[ev.RequestArrived]:

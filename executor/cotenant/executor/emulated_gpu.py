@@ -93,16 +93,20 @@ def profiled(kernels: Sequence[Kernel], error: Callable[[], float] = lambda: 1.0
         lasts_ns = kernel.duration_ns + LAUNCH_GAP_NS
         busy = kernel.duration_ns / lasts_ns
         pieces.append(Piece(lasts_ns, kernel.duration_ns, (busy * kernel.sm, busy * kernel.l2, busy * kernel.dram)))
-    true = cut(pieces)
+    return told(cut(pieces), error)
+
+
+def told(true: Cut, error: Callable[[], float]) -> Cut:
+    """A profile as a profiler tells it that errs: see `profiled`."""
     scales = [error() for _ in true.demand]
     grain = error()
 
-    def told(shares: Iterable[float], *, further: bool) -> tuple[float, ...]:
+    def wrong(shares: Iterable[float], *, further: bool) -> tuple[float, ...]:
         errors = [scale * (error() if further else 1.0) for scale in scales]
         return tuple(min(1.0, share * e) for share, e in zip(shares, errors, strict=True))
 
-    phases = tuple(Phase(p.end, told(p.demand, further=True), p.kernel_ns * grain) for p in true.phases)
-    return Cut(told(true.demand, further=False), true.kernel_ns * grain, phases)
+    phases = tuple(Phase(p.end, wrong(p.demand, further=True), p.kernel_ns * grain) for p in true.phases)
+    return Cut(wrong(true.demand, further=False), true.kernel_ns * grain, phases)
 
 
 @cache
@@ -168,7 +172,7 @@ class EmulatedGpu:
         own = Stream(-1, kernels, self._now_ns)
         streams, at_ns = [*(stream.copy() for stream in self._streams), own], self._now_ns
         while not own.finished_ns:
-            at_ns = _step([stream for stream in streams if not stream.finished_ns], at_ns, math.inf, self._law)
+            at_ns = advance([stream for stream in streams if not stream.finished_ns], at_ns, math.inf, self._law)
         return own.finished_ns - self._now_ns
 
     def finished(self, now_ns: int) -> list[Stream]:
@@ -190,7 +194,7 @@ class EmulatedGpu:
         if self._ahead is None:
             streams, now_ns = [stream.copy() for stream in self._streams], self._now_ns
             while not any(stream.finished_ns for stream in streams):
-                now_ns = _step(streams, now_ns, math.inf, self._law)
+                now_ns = advance(streams, now_ns, math.inf, self._law)
             self._ahead = _Ahead(now_ns, streams)
         return self._ahead
 
@@ -199,7 +203,7 @@ class EmulatedGpu:
             if self._ahead is not None and self._ahead.now_ns <= now_ns:
                 self._now_ns, self._streams = self._ahead.now_ns, self._ahead.streams
             else:
-                self._now_ns = _step(self._streams, self._now_ns, now_ns, self._law)
+                self._now_ns = advance(self._streams, self._now_ns, now_ns, self._law)
             if any(stream.finished_ns for stream in self._streams):
                 self._ahead = None
                 ended = [stream for stream in self._streams if stream.finished_ns]
@@ -218,7 +222,7 @@ class _Ahead(NamedTuple):
     streams: list[Stream]
 
 
-def _step(streams: list[Stream], now_ns: float, limit_ns: float, law: str) -> float:
+def advance(streams: list[Stream], now_ns: float, limit_ns: float, law: str) -> float:
     """Runs to the next change of what runs, or to the limit; returns the instant reached."""
     computing = [s for s in streams if s.gap_left_ns <= 0.0]
     waiting = [s for s in streams if s.gap_left_ns > 0.0]

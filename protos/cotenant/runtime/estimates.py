@@ -5,7 +5,6 @@ decide and by the predictor to answer. It is pure, and uses only + - * / on floa
 get the same bits.
 """
 
-import math
 from bisect import insort
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -13,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from cotenant.runtime.sharing import blocks, fair_level, feature_count, waits
+from cotenant.runtime.sharing import ENOUGH, blocks, fair_level, feature_count, waits
 
 _MEMO_LIMIT = 65536  # bounds memory; reached only by absurd numbers of classes
 MAX_SLOWDOWN = 50.0  # no batch is predicted to be slowed more: rates must stay positive
@@ -258,7 +257,7 @@ def _make_room(memo: dict[Any, Any]) -> None:
 def _shared(demands: Sequence[float]) -> tuple[float, float]:
     """What all demand of a resource, and the level up to which each gets it."""
     total = sum(demands)
-    return total, fair_level(demands) if total > 1.0 else math.inf
+    return total, fair_level(demands) if total > 1.0 else ENOUGH
 
 
 def _rate(

@@ -4,9 +4,9 @@
 floats in a fixed order, so two machines get the same bits.
 """
 
-import math
 from collections.abc import Sequence
 
+ENOUGH = float("inf")  # level of a resource that suffices for all
 # Of the processors it needs, that a kernel may lack: demands are known within some percent, and where all is lacking
 # waits are as long as others' kernels.
 MOST_LACKING = 0.85
@@ -43,17 +43,17 @@ def features(
 def fair_level(demands: Sequence[float]) -> float:
     """Water level of max-min fairness on one unit: who demands less gets all of it, the others get the level each.
 
-    Infinite where there is enough for all.
+    `ENOUGH` where there is enough for all.
     """
     left, count = 1.0, len(demands)
     if sum(demands) <= left:
-        return math.inf
+        return ENOUGH
     for demand in sorted(demands):
         if demand * count > left:
             break
         left -= demand
         count -= 1
-    return left / count if count else math.inf  # the sum was above one by rounding alone
+    return left / count if count else ENOUGH  # the sum was above one by rounding alone
 
 
 def waits(own: float, others: float, kernel_ns: float, ahead_ns: float, most: float = MOST_LACKING) -> float:

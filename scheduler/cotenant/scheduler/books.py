@@ -17,6 +17,7 @@ PATIENCE_NS = 10_000_000_000
 # Until the predictor has told a bound: what a forecast is multiplied by, alone and beside others.
 COLD_SOLO_FACTOR = 1.25
 COLD_FACTOR = 1.5
+SOLO_RUNS = 10  # of a class, the last ones, whose durations are kept: Clockwork's window
 
 QueueKey = tuple[str, str, str]  # model, version, shape bucket
 
@@ -30,7 +31,10 @@ class Queue:
     def __init__(self, key: QueueKey, spec: ModelSpec) -> None:
         self.key = key
         self.spec = spec
+        self.changes = 0  # counted, so that what was worked out of it is known to be old
         self._entries: list[tuple[int, int, int, Request]] = []
+        self._latest: tuple[tuple[int, ...], int] = ((), 0)
+        self.cost: tuple[tuple[int, ...], float, float] = ((), 0.0, 0.0)  # kept by `backlog.py`
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -56,8 +60,16 @@ class Queue:
         order_ns = request.order_ns or request.deadline_ns or request.arrival_ns + PATIENCE_NS
         return level, order_ns, request.request_id
 
+    def respecify(self, spec: ModelSpec) -> None:
+        """Puts what waits in the order that this asks for."""
+        waiting = list(self)
+        self.spec, self._entries = spec, []
+        for request in waiting:
+            self.add(request)
+
     def add(self, request: Request) -> None:
         """Inserts a request at its place."""
+        self.changes += 1
         insort(self._entries, (*self.urgency_of(request), request))
 
     def remove(self, request: Request) -> None:
@@ -65,6 +77,7 @@ class Queue:
         index = bisect_left(self._entries, self.urgency_of(request))
         if index == len(self._entries) or self._entries[index][3].request_id != request.request_id:
             raise KeyError(request.request_id)
+        self.changes += 1
         del self._entries[index]
 
     def urgency_at(self, start: int) -> tuple[int, int, int]:
@@ -87,6 +100,25 @@ class Queue:
             if request.alone:
                 break
         return chosen, items
+
+    def latest_start_ns(self, device: "Device") -> int:
+        """The last instant at which each of its requests could still be answered in time, alone on the device.
+
+        0 if none has a deadline. Kept until something changes that it depends on.
+        """
+        state = (self.changes, device.table.revision, device.profile_changes, device.answer_overhead_ns)
+        if state != self._latest[0]:
+            work_ns: dict[int, int] = {}  # by batch size
+            latest = 0
+            for _, _, _, request in self._entries:
+                if request.deadline_ns:
+                    size = request.batch_size
+                    if size not in work_ns:
+                        work_ns[size] = device.solo_ns(self.key, size)
+                    start_ns = request.deadline_ns - work_ns[size]
+                    latest = min(latest or start_ns, start_ns)
+            self._latest = state, latest
+        return self._latest[1]
 
 
 class Running(msgspec.Struct):
@@ -123,10 +155,13 @@ class Device:
         self.estimates_version = 0
         self.answer_overhead_ns = 0
         self.profiles: dict[QueueKey, dict[int, Profile]] = {}  # by batch size, ascending
+        self.solo_runs: dict[BatchClass, tuple[int, ...]] = {}  # durations of the last batches that ran alone, in ns
         self.models: dict[tuple[str, str], ModelSpec] = {}
         self.memory_bytes: dict[tuple[str, str], int] = {}
         self.running: dict[int, Running] = {}
         self.queues: dict[QueueKey, Queue] = {}
+        self.line: list[tuple[int, int, int, Queue]] = []  # all that waits, most urgent first
+        self.profile_changes = 0  # counted
         self.window: Window | None = None
         self.updated_ns = now_ns
         self.busy_ns = 0
@@ -140,11 +175,11 @@ class Device:
     @property
     def queued(self) -> int:
         """Requests that wait for this device."""
-        return sum(map(len, self.queues.values()))
+        return len(self.line)
 
     def by_urgency(self) -> list[Queue]:
         """The queues in which something waits, most urgent head first."""
-        return sorted(self.queues.values(), key=lambda queue: queue.urgency_at(0))
+        return list(dict.fromkeys([entry[3] for entry in self.line]))
 
     def enqueue(self, request: Request) -> Queue:
         """Adds a request to its queue, made if need be. Raises KeyError if its model is not loaded here."""
@@ -153,7 +188,19 @@ class Device:
         if queue is None:
             queue = self.queues[key] = Queue(key, self.models[request.model, request.version])
         queue.add(request)
+        insort(self.line, (*queue.urgency_of(request), queue))
         return queue
+
+    def respecify(self, spec: ModelSpec) -> None:
+        """A model was loaded again: its queues follow what is now said of it, their order included."""
+        self.models[spec.model, spec.version] = spec
+        for queue in self.queues.values():
+            if queue.key[:2] == (spec.model, spec.version) and queue.spec != spec:
+                waiting = list(queue)
+                self.line = [entry for entry in self.line if entry[3] is not queue]
+                queue.respecify(spec)
+                for request in waiting:
+                    insort(self.line, (*queue.urgency_of(request), queue))
 
     def dequeue(self, request: Request) -> None:
         """Takes a request out of its queue; an empty queue goes, so that the books hold only what waits.
@@ -161,8 +208,10 @@ class Device:
         Raises KeyError if it does not wait here.
         """
         key = (request.model, request.version, request.shape_bucket)
-        self.queues[key].remove(request)
-        if not len(self.queues[key]):
+        queue = self.queues[key]
+        queue.remove(request)
+        del self.line[bisect_left(self.line, queue.urgency_of(request))]
+        if not len(queue):
             del self.queues[key]
 
     # ---- what runs
@@ -215,11 +264,26 @@ class Device:
         sizes[known.batch_size] = profile
         for size in sorted(sizes):
             sizes[size] = sizes.pop(size)
+        self.solo_runs.pop(known, None)
+        self.profile_changes += 1
+
+    def note_solo_run(self, batch_class: BatchClass, duration_ns: int) -> None:
+        """Keeps how long a batch took that ran alone."""
+        self.solo_runs[batch_class] = (*self.solo_runs.get(batch_class, ())[1 - SOLO_RUNS :], duration_ns)
 
     def work_ns(self, batch_class: BatchClass) -> int:
         """Believed solo time of a class: learned, else measured, else drawn from other sizes; 0 if unknown."""
         if (estimate := self.table.classes.get(batch_class)) and estimate.work_ns:
             return estimate.work_ns
+        return self.profiled_ns(batch_class)
+
+    def solo_ns(self, key: QueueKey, items: int) -> int:
+        """From the start of a batch that runs alone to its answers; 0 if its work is unknown."""
+        work = self.work_ns(BatchClass(key[0], key[1], items, key[2]))
+        return work + self.answer_overhead_ns if work else 0
+
+    def profiled_ns(self, batch_class: BatchClass) -> int:
+        """Solo time of a class as it was measured, or drawn from other sizes; 0 if unknown."""
         sizes = self.profiles.get((batch_class.model, batch_class.version, batch_class.shape_bucket))
         if not sizes:
             return 0
@@ -232,6 +296,18 @@ class Device:
             low, high = sizes[below].work_ns, sizes[above].work_ns
             return low + (high - low) * (size - below) // (above - below)
         return sizes[below].work_ns * size // below if below else sizes[above].work_ns
+
+    def profiled_demand(self, batch_class: BatchClass) -> tuple[float, ...]:
+        """Shares of the resources a class keeps busy alone, as measured or drawn from other sizes; empty if unknown."""
+        sizes = self.profiles.get((batch_class.model, batch_class.version, batch_class.shape_bucket), {})
+        size, told = batch_class.batch_size, [s for s in sizes if sizes[s].demand]
+        below = max((s for s in told if s <= size), default=0)
+        above = min((s for s in told if s >= size), default=0)
+        if below == above or not (below and above):
+            return sizes[below or above].demand if told else ()
+        part = (size - below) / (above - below)
+        ends = zip(sizes[below].demand, sizes[above].demand, strict=False)
+        return tuple([low + (high - low) * part for low, high in ends])
 
     def bound_factor(
         self, batch_class: BatchClass, level: float, co_runner_count: int, co_runners: Sequence[BatchClass] = ()

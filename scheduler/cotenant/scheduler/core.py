@@ -29,6 +29,13 @@ FRONTEND_SHIFT = 33  # request id = frontend id << 33 | counter
 WINDOW_PATIENCE_NS = 500_000_000
 # An executor that does not give a window back keeps its device for at most this long.
 WINDOW_LIMIT_NS = 2_000_000_000
+# After so long without an answer, half is forgotten of what answers were measured to take beyond execution and the
+# setting: where everything is refused for being late there is nothing to measure.
+OVERHEAD_PATIENCE_NS = 2_000_000_000
+# Devices that a request is offered to at least, those with the least to do first; to more only if none takes it.
+CHOICES = 2
+# Devices that are not here of which what is believed is kept: as many as a predictor of ours knows.
+MAX_AWAY = 1024
 
 
 class CoreConfig(msgspec.Struct, frozen=True):
@@ -57,7 +64,7 @@ class Core:
         self.config = config
         self.policy = policy
         self.devices: dict[str, Device] = {}
-        self.tables: dict[str, EstimateTable] = {}  # by device id: what is believed outlives an executor
+        self.tables: dict[str, EstimateTable] = {}  # by device id, told or lost last at the end; outlive an executor
         self.estimates_versions: dict[str, int] = {}
         self.places: dict[int, tuple[str, int]] = {}  # request -> (device, batch it runs in or 0)
         self.waiting: dict[int, ev.Request] = {}
@@ -65,6 +72,7 @@ class Core:
         self.settled_ns = 0  # until when that is waited for
         self.next_batch_id = config.first_batch_id
         self.answer_overhead_ns = config.answer_overhead_ns
+        self.overhead_told_ns = 0
         self.draining = False
         self.lifecycle = Lifecycle(config.load_all, config.load_models)
         self.now_ns = 0
@@ -80,6 +88,9 @@ class Core:
         self._actions = self.lifecycle.actions = []
         self._touched = {d.spec.device_id for d in self.devices.values() if 0 < d.wake_ns <= self.now_ns}
         self.settled_ns = self.settled_ns or self.now_ns + self.config.settle_ns
+        excess_ns = self.answer_overhead_ns - self.config.answer_overhead_ns
+        if excess_ns > 0 and self.now_ns - self.overhead_told_ns > OVERHEAD_PATIENCE_NS:
+            self._believe_overhead(self.config.answer_overhead_ns + excess_ns // 2)
         for event in events:
             self._HANDLERS[type(event)](self, event)
         if self.unplaced:
@@ -131,9 +142,12 @@ class Core:
     def _on_answer_overhead_measured(self, event: ev.AnswerOverheadMeasured) -> None:
         # Rises at once, falls slowly: a margin that is too small makes answers late.
         measured = event.overhead_ns
-        self.answer_overhead_ns = max(measured, self.answer_overhead_ns - (self.answer_overhead_ns - measured) // 16)
+        self._believe_overhead(max(measured, self.answer_overhead_ns - (self.answer_overhead_ns - measured) // 16))
+
+    def _believe_overhead(self, overhead_ns: int) -> None:
+        self.answer_overhead_ns, self.overhead_told_ns = overhead_ns, self.now_ns
         for device in self.devices.values():
-            device.answer_overhead_ns = self.answer_overhead_ns
+            device.answer_overhead_ns = overhead_ns
 
     def _on_drain_requested(self, event: ev.DrainRequested) -> None:
         del event
@@ -149,9 +163,20 @@ class Core:
             what = f"model '{request.model}' version {request.version}"
             self._refuse(request, ev.MODEL_UNAVAILABLE, f"no device serves {what}")
             return
-        options = [self._option(device, request) for device in homes]
-        _, _, _, device_id, verdict = min(options, key=lambda option: option[:4])
-        self._settle(request, device_id, verdict)
+        best = None
+        for number, device in enumerate(sorted(homes, key=lambda d: self._load(d, request))):
+            if best and number >= CHOICES and not best[1]:
+                break  # the others have more to do
+            option = self._option(device, request)
+            best = option if best is None or option[:4] < best[:4] else best
+        assert best
+        self._settle(request, best[3], best[4])
+
+    def _load(self, device: Device, request: ev.Request) -> tuple[bool, int, str]:
+        """Orders devices by how much there is to do before a request, counted in requests like it."""
+        known = BatchClass(request.model, request.version, request.batch_size, request.shape_bucket)
+        ahead = len(device.line) + len(device.running) + 1
+        return not device.online, ahead * device.work_ns(known), device.spec.device_id
 
     def _place_again(self) -> None:
         """Tries to place what waits for its model; refuses it once everyone has had time to come back."""
@@ -268,6 +293,7 @@ class Core:
         device_id = device.spec.device_id
         queued = [request for queue in device.queues.values() for request in queue]
         del self.devices[device_id]
+        self._forget_tables(device_id)
         self.lifecycle.lost(device)
         for body in device.running.values():
             self._relaunch(device, body, body.batch.requests)
@@ -310,9 +336,12 @@ class Core:
     def _on_batch_finished(self, event: ev.BatchFinished) -> None:
         if found := self._running(event.device_id, event.batch_id, event.at_ns):
             device, body = found
+            self.overhead_told_ns = self.now_ns
             del device.running[event.batch_id]
             for request in body.batch.requests:
                 self.places.pop(request.request_id, None)
+            if not event.failed and not any(part.co_runners for part in event.slices):
+                device.note_solo_run(event.batch_class, event.duration_ns)
 
     def _on_batch_dropped(self, event: ev.BatchDropped) -> None:
         """What was dropped is placed again; the policy knows whether there is time left for it."""
@@ -385,6 +414,22 @@ class Core:
             self._touched.add(event.device_id)
         table.update(event.classes, event.sets, complete=event.complete)
         self.estimates_versions[event.device_id] = event.version
+        self._forget_tables(event.device_id)
+
+    def _forget_tables(self, device_id: str) -> None:
+        """Of devices that are not here, drops tables that tell nothing, and the oldest beyond MAX_AWAY.
+
+        The table of `device_id` has just been told, or its device lost, so it is the youngest.
+        """
+        table = self.tables.pop(device_id)
+        if device_id in self.devices or table.classes or table.sets:
+            self.tables[device_id] = table
+        else:
+            self.estimates_versions.pop(device_id, None)
+        while len(self.tables) > len(self.devices) + MAX_AWAY:  # every device that is here has one
+            oldest = next(other for other in self.tables if other not in self.devices)
+            del self.tables[oldest]
+            self.estimates_versions.pop(oldest, None)
 
     # ---- deciding
 

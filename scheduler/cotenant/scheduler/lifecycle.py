@@ -100,11 +100,8 @@ class Lifecycle:
     def loaded(self, device: Device, spec: ev.ModelSpec, memory_bytes: int) -> None:
         """A version is ready on a device."""
         key, device_id = (spec.model, spec.version), device.spec.device_id
-        device.models[key] = spec
+        device.respecify(spec)
         device.memory_bytes[key] = memory_bytes
-        for queue in device.queues.values():
-            if queue.key[:2] == key:
-                queue.spec = spec
         state = self._state(*key)
         if device_id not in state.device_ids:
             state.device_ids.append(device_id)
@@ -184,6 +181,8 @@ class Lifecycle:
         device.memory_bytes.pop((model, version), None)
         for key in [key for key in device.profiles if key[:2] == (model, version)]:
             del device.profiles[key]
+        for known in [c for c in device.solo_runs if (c.model, c.version) == (model, version)]:
+            del device.solo_runs[known]
         self._leave(device.spec.device_id, model, version, "unloaded")
 
     # ---- the states

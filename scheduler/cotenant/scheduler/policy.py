@@ -21,7 +21,7 @@ class Rejection(NamedTuple):
 
 
 class LaunchBatch(NamedTuple):
-    """The first `len(requests)` of a queue should run now."""
+    """These requests of one queue should run now, as one batch."""
 
     queue: QueueKey
     requests: tuple[Request, ...]

@@ -8,9 +8,10 @@ the service.
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, TypeAlias, get_args
 
 import msgspec
 import structlog
@@ -49,6 +50,20 @@ class Group(msgspec.Struct, frozen=True, tag=True, tag_field="type"):
 Record: TypeAlias = Header | Snapshot | Group
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Record)
+
+
+class _Kind(msgspec.Struct):
+    """What a record, event or action is, whatever else it holds."""
+
+    type: str
+    events: tuple["_Kind", ...] = ()
+    actions: tuple["_Kind", ...] = ()
+
+
+_kind = msgspec.json.Decoder(_Kind)
+_RECORDS = frozenset(kind.__name__ for kind in get_args(Record))
+_EVENTS = frozenset(kind.__name__ for kind in get_args(Event))
+_ACTIONS = frozenset(kind.__name__ for kind in get_args(Action))
 
 
 class Recorder:
@@ -137,10 +152,12 @@ def parts(path: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1] or 0), p) for match, p in found if match)
 
 
-def read(path: Path) -> Iterator[Record]:
-    """The records of one part. A last line that was cut off by a crash is left out.
+def read(path: Path, skipped: Counter[str] | None = None) -> Iterator[Record]:
+    """The records of one part, for a replay. A last line that was cut off by a crash is left out.
 
-    Raises ValueError that names file and line where something is not a record of this format and version.
+    Records of types that only a later version knows are passed over, and counted by type in `skipped`. Raises
+    ValueError that names file and line where something is not a record of this format and version, or holds events or
+    actions of unknown types: those entered the core, or left it, and a replay without them would be another run.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -149,7 +166,27 @@ def read(path: Path) -> Iterator[Record]:
             try:
                 record = _decoder.decode(line)
             except msgspec.MsgspecError as error:
-                raise ValueError(f"{path}, line {number}: not a record of a Cotenant log: {error}") from error
+                kind, why = _of_later_version(line)
+                if number > 1 and kind:
+                    if skipped is not None:
+                        skipped[kind] += 1
+                    continue
+                why = why or f"not a record of a Cotenant log: {error}"
+                raise ValueError(f"{path}, line {number}: {why}") from error
             if isinstance(record, Header) and record.version > LOG_VERSION:
                 raise ValueError(f"{path}: version {record.version} of the format is newer than ours ({LOG_VERSION})")
             yield record
+
+
+def _of_later_version(line: bytes) -> tuple[str, str]:
+    """For a line that cannot be read: its type if that is not known, and what it holds that is not."""
+    try:
+        found = _kind.decode(line)
+    except msgspec.MsgspecError:
+        return "", ""
+    if found.type not in _RECORDS:
+        return found.type, ""
+    for what, kinds, known in (("event", found.events, _EVENTS), ("action", found.actions, _ACTIONS)):
+        if unknown := [kind.type for kind in kinds if kind.type not in known]:
+            return "", f"this version does not know the {what} '{unknown[0]}', so a replay would not be exact"
+    return "", ""

@@ -1,5 +1,6 @@
 """Feeds a recorded log to a fresh core and compares: the proof that nothing but time and events decides."""
 
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -25,13 +26,18 @@ class Outcome(msgspec.Struct, frozen=True):
     events: int
     actions: int
     difference: Difference | None = None
+    skipped: int = 0  # records of types that only a later version knows
 
 
 def replay(path: Path) -> Outcome:
-    """Replays one part of a log. Raises ValueError if it is not one, or names a policy that does not exist here."""
+    """Replays one part of a log.
+
+    Raises ValueError if it is not one, holds events that are not known here, or names a policy that is not.
+    """
     core: Core | None = None
     groups = events = actions = 0
-    for entry in record.read(path):
+    skipped: Counter[str] = Counter()
+    for entry in record.read(path, skipped):
         if isinstance(entry, snapshot.Snapshot):
             if entry.config.policy not in POLICIES:
                 raise ValueError(f"{path}: policy '{entry.config.policy}' is not known here")
@@ -43,5 +49,5 @@ def replay(path: Path) -> Outcome:
             groups, events, actions = groups + 1, events + len(entry.events), actions + len(again)
             if again != entry.actions:
                 difference = Difference(groups, entry.now_ns, repr(entry.actions), repr(again))
-                return Outcome(groups, events, actions, difference)
-    return Outcome(groups, events, actions)
+                return Outcome(groups, events, actions, difference, skipped.total())
+    return Outcome(groups, events, actions, skipped=skipped.total())

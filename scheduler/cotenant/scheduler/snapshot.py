@@ -2,12 +2,19 @@
 
 import msgspec
 
-from cotenant.runtime.estimates import ClassEstimate, EstimateTable, SetEstimate
+from cotenant.runtime.estimates import BatchClass, ClassEstimate, EstimateTable, SetEstimate
 from cotenant.scheduler import events as ev
 from cotenant.scheduler.books import Device, Running, Window
 from cotenant.scheduler.core import Core, CoreConfig
 from cotenant.scheduler.lifecycle import LoadOperation, VersionState
 from cotenant.scheduler.policy import Policy
+
+
+class SoloRuns(msgspec.Struct, frozen=True):
+    """How long the last batches of a class took that ran alone, oldest first."""
+
+    batch_class: BatchClass
+    durations_ns: tuple[int, ...]
 
 
 class DeviceSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -26,6 +33,7 @@ class DeviceSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     queued: tuple[ev.Request, ...] = ()  # queue by queue, each in order
     running: tuple[Running, ...] = ()
     window: Window | None = None
+    solo_runs: tuple[SoloRuns, ...] = ()
 
 
 class TableSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,6 +55,7 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True, tag=True, tag_fi
     draining: bool
     wake_ns: int
     settled_ns: int
+    overhead_told_ns: int = 0
     unplaced: tuple[ev.Request, ...] = ()
     devices: tuple[DeviceSnapshot, ...] = ()
     tables: tuple[TableSnapshot, ...] = ()
@@ -64,6 +73,7 @@ def take(core: Core) -> Snapshot:
         config=core.config,
         next_batch_id=core.next_batch_id,
         answer_overhead_ns=core.answer_overhead_ns,
+        overhead_told_ns=core.overhead_told_ns,
         draining=core.draining,
         wake_ns=core.timer_ns,
         settled_ns=core.settled_ns,
@@ -95,6 +105,7 @@ def _of_device(device: Device) -> DeviceSnapshot:
         queued=tuple(request for queue in device.queues.values() for request in queue),
         running=tuple(device.running.values()),
         window=device.window,
+        solo_runs=tuple(SoloRuns(known, durations) for known, durations in device.solo_runs.items()),
     )
 
 
@@ -104,6 +115,7 @@ def restore(snapshot: Snapshot, policy: Policy) -> Core:
     core.now_ns = snapshot.now_ns
     core.next_batch_id = snapshot.next_batch_id
     core.answer_overhead_ns = snapshot.answer_overhead_ns
+    core.overhead_told_ns = snapshot.overhead_told_ns
     core.draining = snapshot.draining
     core.timer_ns = snapshot.wake_ns
     core.settled_ns = snapshot.settled_ns
@@ -132,6 +144,7 @@ def _restore_device(core: Core, kept: DeviceSnapshot) -> None:
         device.memory_bytes[spec.model, spec.version] = memory_bytes
     for profile in kept.profiles:
         device.add_profile(profile)
+    device.solo_runs = {runs.batch_class: runs.durations_ns for runs in kept.solo_runs}
     for request in kept.queued:
         device.enqueue(request)
         core.waiting[request.request_id] = request

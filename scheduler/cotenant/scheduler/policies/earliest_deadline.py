@@ -34,14 +34,14 @@ class EarliestDeadline:
         if not request.deadline_ns:
             return Outlook(solo_ns, None)
         if solo_ns > request.deadline_ns:
-            return Outlook(solo_ns, _missing(request, PREDICTED_MISS, now_ns, solo_ns, solo_ns, "even alone"))
+            return Outlook(solo_ns, missing(request, PREDICTED_MISS, now_ns, solo_ns, solo_ns, "even alone"))
         if device.queued == 1 and not device.running:
             return Outlook(solo_ns, None)
         planned = plan(device, now_ns, self.level)
         finish_ns = planned.finish_ns.get(request.request_id, solo_ns)
         if finish_ns > request.deadline_ns:
             why = f"behind {device.queued - 1} waiting and {len(device.running)} running"
-            return Outlook(finish_ns, _missing(request, PREDICTED_MISS, now_ns, finish_ns, solo_ns, why))
+            return Outlook(finish_ns, missing(request, PREDICTED_MISS, now_ns, finish_ns, solo_ns, why))
         if planned.late and (harmed := planned.late - self._late_without(device, request, now_ns)) > 0:
             message = f"running it would make {harmed} admitted request(s) late"
             return Outlook(finish_ns, Rejection(request, PREDICTED_MISS, message, finish_ns, solo_ns))
@@ -68,13 +68,13 @@ class EarliestDeadline:
             if queue.spec.max_instances and device.running_of(*queue.key[:2]) >= queue.spec.max_instances:
                 continue
             if (until_ns := self._fill_until(device, queue, now_ns)) > now_ns:
-                wake_ns = _earlier(wake_ns, until_ns)
+                wake_ns = earlier(wake_ns, until_ns)
                 continue
             if not device.work_ns(class_of(queue, queue.batch_at(0)[1])) and device.running:
                 return Turn([], None, wake_ns)  # rule 6: the device empties for it
             if launch := self._launch(device, queue, now_ns, must_end_by):
                 return Turn([], launch, wake_ns)
-            must_end_by = _earlier(must_end_by, self._last_safe_start(device, queue, now_ns))
+            must_end_by = earlier(must_end_by, self._last_safe_start(device, queue, now_ns))
         return Turn([], None, wake_ns)
 
     def _launch(self, device: Device, queue: Queue, now_ns: int, must_end_by: int) -> LaunchBatch | None:
@@ -82,7 +82,7 @@ class EarliestDeadline:
         while requests:
             candidate = consider(device, queue, requests, items, now_ns, self.level)
             if self._acceptable(device, candidate, must_end_by):
-                return _as_launch(queue, candidate, now_ns)
+                return as_launch(queue, candidate, now_ns)
             requests = requests[: len(requests) // 2]
             items = sum(request.batch_size for request in requests)
         return None
@@ -105,7 +105,7 @@ class EarliestDeadline:
         if items >= spec.max_batch_size or items in spec.preferred_batch_sizes:
             return 0
         oldest = min(request.arrival_ns for request in queue)
-        return _earlier(oldest + spec.max_queue_delay_ns, self._last_safe_start(device, queue, now_ns))
+        return earlier(oldest + spec.max_queue_delay_ns, self._last_safe_start(device, queue, now_ns))
 
     def _last_safe_start(self, device: Device, queue: Queue, now_ns: int) -> int:
         """When the head must run at the latest, alone, to be in time by its bound; 0 if it has no deadline."""
@@ -123,20 +123,24 @@ class EarliestDeadline:
         rejections: list[Rejection] = []
         wake_ns = 0
         for queue in device.queues.values():
-            for request in queue:
-                if not request.deadline_ns:
-                    continue
-                finish_ns = solo_finish_ns(device, request, now_ns)
-                if finish_ns > request.deadline_ns:
-                    rejections.append(
-                        _missing(request, EXPIRED_IN_QUEUE, now_ns, finish_ns, finish_ns, "after queueing")
-                    )
-                    continue
-                wake_ns = _earlier(wake_ns, request.deadline_ns - (finish_ns - now_ns) + 1)
+            latest_ns = queue.latest_start_ns(device)
+            if latest_ns and latest_ns < now_ns:
+                latest_ns = 0
+                for request in queue:
+                    finish_ns = solo_finish_ns(device, request, now_ns)
+                    if 0 < request.deadline_ns < finish_ns:
+                        rejections.append(
+                            missing(request, EXPIRED_IN_QUEUE, now_ns, finish_ns, finish_ns, "after queueing")
+                        )
+                    elif request.deadline_ns:
+                        latest_ns = earlier(latest_ns, request.deadline_ns - (finish_ns - now_ns))
+            if latest_ns:
+                wake_ns = earlier(wake_ns, latest_ns + 1)
         return Turn(rejections, None, wake_ns)
 
 
-def _as_launch(queue: Queue, candidate: Candidate, now_ns: int) -> LaunchBatch:
+def as_launch(queue: Queue, candidate: Candidate, now_ns: int) -> LaunchBatch:
+    """A candidate as it is told to the core."""
     latest = candidate.deadline_ns - (candidate.mean_finish_ns - now_ns) if candidate.deadline_ns else 0
     return LaunchBatch(
         queue.key,
@@ -148,7 +152,8 @@ def _as_launch(queue: Queue, candidate: Candidate, now_ns: int) -> LaunchBatch:
     )
 
 
-def _missing(request: Request, reason: str, now_ns: int, finish_ns: int, solo_ns: int, why: str) -> Rejection:
+def missing(request: Request, reason: str, now_ns: int, finish_ns: int, solo_ns: int, why: str) -> Rejection:
+    """The rejection of a request that would be late, with how late and why."""
     over_ms = (finish_ns - request.deadline_ns) / 1e6
     budget_ms = (request.deadline_ns - request.arrival_ns) / 1e6
     waited = f", {(now_ns - request.arrival_ns) / 1e6:.1f} ms of it gone" if reason == EXPIRED_IN_QUEUE else ""
@@ -156,6 +161,6 @@ def _missing(request: Request, reason: str, now_ns: int, finish_ns: int, solo_ns
     return Rejection(request, reason, message, finish_ns, solo_ns)
 
 
-def _earlier(a: int, b: int) -> int:
+def earlier(a: int, b: int) -> int:
     """The earlier of two instants, of which 0 stands for none."""
     return min(a, b) if a and b else a or b

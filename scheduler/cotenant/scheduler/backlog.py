@@ -1,0 +1,65 @@
+"""All that waits for a device, as one stream of work: when each request would be answered, at the cost of one pass.
+
+Theory. A device that runs k batches beside each other makes S units of solo progress per unit of time, S between 1 and
+k: the sum of their progress rates. What is ahead of a request, running or more urgent, is W of solo work, so it is done
+after W / S; the request's own batch then has a k-th of the device, and takes k / S of its work. A request in a batch of
+b costs a b-th of that batch's work, so a queue that fills its batches costs less for each of its requests. This is
+coarser than rolling batch by batch, but right in the mean where queues are long, which is where admission matters, and
+it costs the same few additions for each request however many models wait.
+"""
+
+from cotenant.runtime.estimates import BatchClass
+from cotenant.scheduler.books import Device, Queue
+
+
+def cost_ns(device: Device, queue: Queue, beside: int, level: float) -> tuple[float, float]:
+    """What one request of a queue costs, and how long its batch takes on `beside` lanes; solo work.
+
+    Its batch is the largest there is, or the largest there may be. The second goes from when the device has done what
+    is ahead of it to the bound of its end: the last of what is ahead runs beside it, and began before.
+    """
+    state = (queue.changes, device.table.revision, device.profile_changes, beside)
+    if queue.cost[0] != state:
+        items = min(queue.spec.max_batch_size, len(queue)) if queue.spec.batching else 1
+        batch_class = BatchClass(queue.key[0], queue.key[1], items, queue.key[2])
+        work = float(device.work_ns(batch_class))
+        factor = device.bound_factor(batch_class, level, beside - 1)
+        queue.cost = state, work / items, work * (factor * beside - (beside - 1) / 2)
+    return queue.cost[1:]
+
+
+def speed(device: Device) -> float:
+    """Solo progress per unit of time of what runs now; at least 1."""
+    bodies = device.running.values()
+    if len(bodies) < 2:
+        return 1.0
+    return max(1.0, sum(device.table.rates(tuple([device.table.mean(body.batch_class) for body in bodies]))))
+
+
+def waiting_batches(device: Device, enough: int) -> int:
+    """Batches that what waits would make, counted up to `enough`."""
+    found = 0
+    for queue in device.queues.values():
+        found += -(-len(queue) // queue.spec.max_batch_size) if queue.spec.batching else len(queue)
+        if found >= enough:
+            break
+    return found
+
+
+def finish_ns(device: Device, request_id: int, now_ns: int, level: float) -> int:
+    """When a request that waits for the device will be answered, by the bound of its own batch.
+
+    Raises ValueError if it does not wait there.
+    """
+    lanes, running = max(1, device.spec.max_concurrency), len(device.running)
+    beside = min(lanes, running + waiting_batches(device, lanes))
+    ahead_ns = 0.0
+    if running + beside > lanes:  # it must wait for some of them to end
+        ahead_ns = sum([body.remaining_ns for body in device.running.values()])
+    costs = {queue: cost_ns(device, queue, beside, level) for queue in device.queues.values()}
+    for _, _, known_id, queue in device.line:
+        share_ns, tail_ns = costs[queue]
+        if known_id == request_id:
+            return now_ns + int((ahead_ns + tail_ns) / speed(device)) + device.answer_overhead_ns
+        ahead_ns += share_ns
+    raise ValueError(f"request {request_id} does not wait for {device.spec.device_id}")

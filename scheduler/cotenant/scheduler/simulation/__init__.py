@@ -1,0 +1,1 @@
+"""The simulator: the scheduler's core in virtual time, and arrivals, devices and beliefs round it."""

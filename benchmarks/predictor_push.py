@@ -25,6 +25,7 @@ from cotenant.v1 import predictor_pb2 as pb
 
 PHASES = 8  # of each class: as many as an executor tells at most
 RESOURCES = ("sm", "l2", "dram")
+BATCHES = 10  # between two pushes
 BAR_BYTES = 10_000_000
 
 
@@ -98,10 +99,18 @@ def row(kind: str, frames: list[bytes], made: list[float], applied: list[float])
     }
 
 
-def typical(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians of rows, and how many there were."""
-    numbers = {key: median([row[key] for row in rows]) for key in rows[0] if key != "push"} if rows else {}
-    return {"push": rows[0]["push"] if rows else "", "pushes": len(rows), **numbers}
+def typical(deltas: list[dict[str, Any]], learned: int) -> list[dict[str, Any]]:
+    """Medians of pushes that told only what had learned, and of those that told others again: kinds that occurred."""
+    few = [{**d, "push": f"change after {learned} batches"} for d in deltas if d["classes"] <= learned]
+    shared = [
+        {**d, "push": "the same while all classes are told again in parts"} for d in deltas if d["classes"] > learned
+    ]
+    return [
+        {"push": rows[0]["push"], "pushes": len(rows)}
+        | {key: median([row[key] for row in rows]) for key in rows[0] if key != "push"}
+        for rows in (few, shared)
+        if rows
+    ]
 
 
 def main() -> None:
@@ -123,14 +132,12 @@ def main() -> None:
 
     deltas = []
     for _ in range(200):  # pushes 100 ms apart on a device that runs 100 batches a second of 40 classes
-        for _ in range(10):
+        for _ in range(BATCHES):
             learn(knowledge, device, noise.choice(classes[:40]), noise.choice(classes[:40]), noise)
         watcher.news(device, *device.news())
         frames, made = timed_frames(watcher)
-        deltas.append(row("change after 10 batches", frames, made, apply(table, frames)))
-    rows.append(typical([d for d in deltas if d["classes"] <= 10]))
-    shared = [{**d, "push": "the same while all classes are told again in parts"} for d in deltas if d["classes"] > 10]
-    rows.append(typical(shared))
+        deltas.append(row("", frames, made, apply(table, frames)))
+    rows += typical(deltas, BATCHES)
 
     for one in rows:
         print(one)

@@ -4,6 +4,7 @@ The stand-in shows order, accounting, pools, what is kept, and messages. It cann
 backend takes it to do.
 """
 
+import asyncio
 import gc
 import json
 import sys
@@ -20,7 +21,12 @@ import fake_tensorrt as fake
 from cotenant.executor import cuda_stream, repository, tensorrt_build
 from cotenant.executor.backend import Placement, find_backend
 from cotenant.executor.backend_tensorrt import TensorRtBackend, TensorRtModel
+from cotenant.executor.demand import RESOURCES
+from cotenant.executor.device import ThreadedDevice
+from cotenant.executor.peaks import Peaks
+from cotenant.executor.profile import Profiler, alone
 from cotenant.inference import inference_pb2 as pb
+from cotenant.v1 import executor_pb2, types_pb2
 from test_backends import (  # noqa: F401 (the contract, collected here to run on the stand-in)
     Case,
     test_a_timed_run_gives_the_same_outputs_and_plausible_timings,
@@ -115,6 +121,25 @@ def test_memory_is_what_the_device_gave_and_all_of_it_is_freed(tmp_path: Path, d
     gc.collect()
     assert device.device_bytes() == 0
     assert not device.pinned_blocks
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_what_is_estimated_from_outside_counts_weights_and_no_scratch_memory_or_other_lanes(
+    tmp_path: Path, device: fake.Device, concurrency: int
+) -> None:
+    config = configured("max_batch_size: 8")
+    for name in ("x", "y"):
+        config.input.add(name=name, data_type=pb.TYPE_FP32, dims=[4])
+    network = NETWORK | {"profiles": [SHAPES], "weights": 50_000, "scratch": 70_000}
+    model = load(tmp_path, network, concurrency=concurrency)
+    spec = types_pb2.Device(device_id="gpu-0", kind="cuda", max_concurrency=concurrency, resources=RESOURCES)
+    gpu = ThreadedDevice(spec, placed(concurrency), Peaks(1e12, 1e12, 1e9, 1_000_000, 0))
+    profiler = Profiler(gpu, alone, cache=tmp_path)
+    profiler.batch_sizes = (8,)
+    (told,) = asyncio.run(profiler.measure(config, model, "1", tmp_path))
+    assert told.basis == executor_pb2.PROFILE_BASIS_OUTSIDE
+    _, cache_share, _ = told.demand
+    assert cache_share == pytest.approx((50_000 + 2 * 8 * 4 * 4) / 1_000_000)
 
 
 def test_a_load_that_runs_out_of_memory_keeps_none(

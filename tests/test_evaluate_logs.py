@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cotenant.cli import evaluate, evaluate_reader
+from cotenant.cli import evaluate, evaluate_reader, evaluate_table
 from cotenant.predictor.observations import Running, Slice
 from evaluation_logs import MS, finished, five, group, judged, klass, only, profile, told, written
 
@@ -55,10 +55,13 @@ def test_events_that_make_no_sense_are_counted_and_not_used(tmp_path: Path) -> N
         group(200, finished(6, "a", 100, (10,), duration_ns=-5)),
         group(200, {"type": "BatchFinished", "batch_id": "seven"}),
         group(200, {"type": "SomethingOfALaterVersion", "of": "no matter"}),
+        {"type": "RecordOfALaterVersion", "now_ns": 300},
     )
     result = judged(log, predictors=["fluid"])
     assert result.batches == 1
-    assert result.not_used == {"slices": 1, "failed": 1, "clock": 1, "class": 1, "not understood": 2}
+    counts = {"slices": 1, "failed": 1, "clock": 1, "class": 1, "not understood": 2, "of unknown types": 2}
+    assert result.not_used == counts
+    assert any(remark.endswith("2 of unknown types") for remark in evaluate_table.remarks(result))
 
 
 def test_a_last_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ class Fixed(predictor_pb2_grpc.PredictorServiceServicer):
     def __init__(self, *, acknowledges: bool = True) -> None:
         self.acknowledges = acknowledges
         self.finished: list[Any] = []
+        self.states: list[Any] = []  # with how many batches had finished before each
         self.devices: list[str] = []
         self._classes: list[Any] = []
         self._lock = threading.Lock()
@@ -81,6 +82,8 @@ class Fixed(predictor_pb2_grpc.PredictorServiceServicer):
                                 quantiles=[predictor_pb2.QuantileFactor(level=0.99, factor=1.5)],
                             )
                         )
+                    elif event.WhichOneof("event") == "device_state":
+                        self.states.append((len(self.finished), event.device_state))
                     else:
                         self.finished.append(event.batch_finished)
                 if self.acknowledges:

@@ -70,6 +70,7 @@ def test_a_timeout_that_cannot_be_kept_is_refused_at_once(client: RawClient) -> 
     assert info.reason == "PREDICTED_MISS"
     assert info.metadata["model"] == "long"
     assert info.metadata["version"] == "1"
+    assert int(info.metadata["request_id"]) > 0
     assert float(info.metadata["budget_ms"]) == 100
     assert LONG_MS <= float(info.metadata["predicted_finish_ms"]) < 3 * LONG_MS
     assert float(info.metadata["earliest_possible_ms"]) <= float(info.metadata["predicted_finish_ms"])

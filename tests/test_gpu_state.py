@@ -10,15 +10,15 @@ import pytest
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
-from cotenant.executor import gpu_state
-from cotenant.executor.device import open_device
+from cotenant.executor import gpu_state, nvml_devices, peaks
+from cotenant.executor.device import gpu_count, open_device
 from cotenant.executor.exchange import Exchange
 from cotenant.executor.gpu_state import QUIET_NS, GpuState, Nvml
 from cotenant.executor.metrics import ExecutorMetrics
 from cotenant.executor.reports import Reports
 from cotenant.v1 import executor_pb2 as pb
 
-NOT_SUPPORTED, GPU_IS_LOST = 3, 15  # of NVML's errors
+NOT_SUPPORTED, NOT_FOUND, GPU_IS_LOST = 3, 6, 15  # of NVML's errors
 POWER_CAP, IDLE = 0x4, 0x1
 GIB = 2**30
 
@@ -42,19 +42,33 @@ class FakeNvml:
         self.clocks = {1: 1980, 2: 3201}
         self.bits = 0
         self.mig = [0, 0]
+        # By number, as the driver counts; a MIG device is "MIG", the GPU it is part of, and its slot.
+        self.gpus = {f"gpu-{number}": "H200" for number in range(4)}
+        self.uuids = {f"gpu-{number}": f"GPU-{number}{number}aa-bb" for number in range(4)}
+        self.uuids |= {"MIG gpu-3 0": "MIG-cc00-dd", "MIG gpu-3 2": "MIG-cc22-dd"}
+
+    def instance(self, gpu: str, slot: int) -> str:
+        """Those of MIG devices that have been made."""
+        if f"MIG {gpu} {slot}" not in self.uuids:
+            raise NVMLError(NOT_FOUND)
+        return f"MIG {gpu} {slot}"
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("nvml"):
             raise AttributeError(name)
         answers: dict[str, Callable[..., Any]] = {
-            "nvmlDeviceGetHandleByIndex": lambda index: f"gpu-{index}",
-            "nvmlDeviceGetHandleByUUID": lambda uuid: f"device {uuid}",
+            "nvmlDeviceGetCount": lambda: len(self.gpus),
+            "nvmlDeviceGetHandleByIndex": lambda index: list(self.gpus)[index],
+            "nvmlDeviceGetName": lambda device: self.gpus[device.split()[-2] if "MIG" in device else device],
+            "nvmlDeviceGetUUID": lambda device: self.uuids[device],
             "nvmlDeviceIsMigDeviceHandle": lambda device: "MIG" in device,
-            "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": lambda _: "gpu-3",
-            "nvmlDeviceGetGpuInstanceId": lambda _: 5,
+            "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": lambda device: device.split()[1],
+            "nvmlDeviceGetMaxMigDeviceCount": lambda _: 7,
+            "nvmlDeviceGetMigDeviceHandleByIndex": self.instance,
+            "nvmlDeviceGetGpuInstanceId": lambda device: 5 + int(device.split()[2]),
             "nvmlDeviceGetComputeInstanceId": lambda _: 0,
             "nvmlDeviceGetMemoryInfo": lambda device: SimpleNamespace(
-                used=2 * GIB, total=(16 if "MIG" in device else 80) * GIB
+                used=2 * GIB, free=(14 if "MIG" in device else 78) * GIB, total=(16 if "MIG" in device else 80) * GIB
             ),
             "nvmlDeviceGetClockInfo": lambda _, kind: self.clocks[kind],
             "nvmlDeviceGetMaxClockInfo": lambda _, kind: {1: 1980, 2: 3201}[kind],
@@ -63,7 +77,7 @@ class FakeNvml:
             "nvmlDeviceGetTemperature": lambda *_: 61,
             "nvmlDeviceGetUtilizationRates": lambda _: SimpleNamespace(gpu=87, memory=12),
             "nvmlDeviceGetCurrentClocksEventReasons": lambda _: self.bits,
-            "nvmlDeviceGetMigMode": lambda _: self.mig,
+            "nvmlDeviceGetMigMode": lambda device: self.mig if device == "gpu-3" else [0, 0],
         }
 
         def call(*arguments: Any) -> Any:
@@ -82,6 +96,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
     fake = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
     monkeypatch.delenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", raising=False)
     return fake
 
@@ -147,7 +162,7 @@ def test_a_reason_of_a_newer_driver_is_one_all_the_same() -> None:
 
 def test_the_device_is_the_one_that_cuda_sees(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
     nvml.mig = [1, 1]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,MIG-abc")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,MIG-cc00-dd")
     whole = Nvml(0)
     whole.read()
     assert whole._gpu == "gpu-2"
@@ -155,6 +170,89 @@ def test_the_device_is_the_one_that_cuda_sees(nvml: FakeNvml, monkeypatch: pytes
     assert (part.mig_enabled, part.mig_gpu_instance_id, part.mig_compute_instance_id) == (True, 5, 0)
     assert part.memory_total_bytes == 16 * GIB  # its own
     assert part.sm_clock_mhz == 1980  # those of the GPU it is part of
+
+
+@pytest.mark.parametrize(
+    ("names", "index", "found"),
+    [
+        (None, 1, "gpu-1"),
+        ("2,0", 0, "gpu-2"),
+        ("2,0", 1, "gpu-0"),
+        ("GPU-11aa-bb", 0, "gpu-1"),
+        (" GPU-2 , GPU-0", 0, "gpu-2"),  # beginnings that fit one
+        ("0,MIG-cc22-dd", 1, "MIG gpu-3 2"),
+        ("MIG-cc22", 0, "MIG gpu-3 2"),
+        ("MIG-GPU-33aa-bb/7/0", 0, "MIG gpu-3 2"),  # as older drivers have it
+        ("3", 0, "MIG gpu-3 0"),  # a GPU that is divided is its first instance to CUDA
+        ("GPU-33aa-bb", 0, "MIG gpu-3 0"),
+    ],
+)
+def test_what_cuda_calls_a_device_is_found(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, names: str | None, index: int, found: str
+) -> None:
+    nvml.mig = [1, 1]
+    if names is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", names)
+    assert nvml_devices.find(nvml, index) == found
+    assert nvml_devices.find(nvml, index, cuda_uuid=_never) == found
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [(None, 4), ("", 0), ("-1", 0), ("1,9,2", 1), ("2,GPU-77,0", 1), ("GPU-", 0), ("0,NoDevFiles", 1), ("1,3", 2)],
+)
+def test_what_fits_no_device_ends_the_list(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, names: str | None, count: int
+) -> None:
+    if names is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", names)
+    assert gpu_count() == count
+    shown = "the driver shows 4" if names is None else f"with CUDA_VISIBLE_DEVICES='{names}' there are {count}"
+    with pytest.raises(ValueError, match=f"there is no CUDA device {count}: {shown}"):
+        nvml_devices.find(nvml, count)
+
+
+def test_where_gpus_differ_cuda_is_asked_which_it_counts_first(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml.gpus["gpu-2"] = "T4"
+    asked: list[int] = []
+
+    def uuid(index: int) -> str:  # as torch tells it, without the prefix; CUDA has the fastest first
+        asked.append(index)
+        return ["33aa-bb", "00aa-bb", "11aa-bb", "22aa-bb"][index]
+
+    assert nvml_devices.find(nvml, 0, uuid) == "gpu-3"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert nvml_devices.find(nvml, 1, uuid) == "gpu-0"  # its number among those that are visible
+    assert asked == [0, 1]
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert nvml_devices.find(nvml, 1, _never) == "gpu-0"
+    assert nvml_devices.find(nvml, 0, _never) == "gpu-1"
+
+
+def test_where_cuda_does_not_tell_the_way_out_is_named(nvml: FakeNvml) -> None:
+    nvml.gpus["gpu-2"] = "T4"
+    with pytest.raises(ValueError, match="set CUDA_DEVICE_ORDER=PCI_BUS_ID"):
+        nvml_devices.find(nvml, 0)  # torch sees no GPU here
+
+
+def test_the_executor_opens_the_gpu_that_cuda_sees(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-cc22-dd")
+    nvml.mig = [1, 1]
+    nvml.gpus["gpu-3"] = "H200 MIG"
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(L2_cache_size=50 * 2**20))
+    monkeypatch.setattr("cotenant.executor.peaks.known", lambda *_: peaks.of_cpu)
+    described = open_device("cuda", 0, concurrency=1, threads=1, seed=0).describe()
+    assert described.name == "H200 MIG"
+    assert described.memory_bytes == 14 * GIB  # what is free of the instance, not of the GPU
+    with pytest.raises(
+        ValueError, match="there is no CUDA device 1: with CUDA_VISIBLE_DEVICES='MIG-cc22-dd' there are 1"
+    ):
+        open_device("cuda", 1, concurrency=1, threads=1, seed=0)
+
+
+def _never(index: int) -> str:
+    raise AssertionError(index)
 
 
 @pytest.mark.parametrize("share", ["", "all", "0", "-5", "nan", "250"])

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from cotenant.cli import explain
 from cotenant.runtime.server import open_channel
 from cotenant.scheduler import record
 from cotenant.scheduler.replay import replay
@@ -97,6 +98,17 @@ def test_batches_share_devices_learn_and_leave_a_log_that_replays(tmp_path: Path
         outcome = replay(part)
         assert outcome.difference is None
         assert outcome.actions > 500
+    # The id that a client was told leads to the story of its request, which says what the client was told.
+    waited = max((o.parameters for o in outcomes if o.status == "OK"), key=lambda told: told["cotenant_queue_ns"])
+    story = explain.explain(log, str(waited["cotenant_request_id"]))
+    assert story.outcome in ("in time", "late")
+    assert not story.remarks
+    launch = story.launches[-1]
+    assert launch.batch_id == waited["cotenant_batch_id"]
+    assert launch.run is not None
+    assert launch.run.duration_ms == pytest.approx(float(waited["cotenant_execution_ns"]) / 1e6)
+    assert launch.run.started_ms * 1e6 >= float(waited["cotenant_queue_ns"])
+    assert {name for outlook in story.outlooks for name in [outlook.device_id]} == {"emulated-0", "emulated-1"}
 
 
 def test_another_policy_by_name(tmp_path: Path) -> None:

@@ -322,6 +322,8 @@ def test_explanations_come_back_for_the_share_asked_for(stack: StackThread, tmp_
     assert 0.2 * answered < len(told["index"]) < 0.8 * answered
     assert min(told["execution_us"]) > 19_000
     assert max(told["work_us"]) < 40_000
+    assert min(told["request_id"]) > 0
+    assert len(set(told["request_id"])) == len(told["index"])
     forecasts = found["total"]["forecasts"]
     assert forecasts["requests"] == len(told["index"])
     assert forecasts["measured_ms"] == pytest.approx(float(np.median(told["execution_us"])) / 1e3)

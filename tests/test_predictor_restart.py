@@ -92,6 +92,18 @@ def test_versions_go_on_increasing_with_and_without_state(tmp_path: Path) -> Non
         assert 0 < max(before) < min(after) < 2**53  # what every language can hold
 
 
+def test_a_version_tells_when_it_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock_ns = 1_800_000_000 * 10**9
+    monkeypatch.setattr("cotenant.predictor.service.time.time_ns", lambda: clock_ns)
+    versions = PredictorService(Store(None))._versions
+    assert next(versions) == clock_ns // 1000
+    assert next(versions) == clock_ns // 1000 + 1  # within the same us
+    clock_ns += 5 * 10**9
+    assert next(versions) == clock_ns // 1000
+    clock_ns -= 60 * 10**9  # the clock was set back
+    assert next(versions) == (clock_ns + 60 * 10**9) // 1000 + 1
+
+
 def test_a_learner_that_tells_sets_tells_those_of_what_ran_last(tmp_path: Path) -> None:
     knowledge, _ = taught(lesson(), learner="static-rls")
     written(tmp_path / "state", knowledge)

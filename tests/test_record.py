@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from cotenant.cli import replay as replay_command
+from cotenant.cli import report_log, report_records
+from cotenant.scheduler import events as ev
 from cotenant.scheduler import record
 from cotenant.scheduler.replay import replay
 from cotenant.scheduler.simulate import SimulatedModel, Simulation
@@ -88,6 +91,43 @@ def test_what_is_no_log_is_said_so(
         replay(tmp_path / "log")
     assert replay_command.main([str(tmp_path / "log")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_records_of_a_later_version_are_passed_over_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(tmp_path / "log", seconds=0.3)
+    header, snapshot, *groups = (tmp_path / "log").read_text().splitlines(keepends=True)
+    chapter = '{"type":"Chapter","title":"two"}\n'
+    (tmp_path / "log").write_text("".join((header, chapter, snapshot, *groups[:5], chapter, *groups[5:])))
+    outcome = replay(tmp_path / "log")
+    assert outcome.difference is None
+    assert outcome.groups == len(groups)
+    assert outcome.skipped == 2
+    assert replay_command.main([str(tmp_path / "log")]) == 0
+    assert "all the same; 2 records of unknown types passed over" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("field", "what"), [("events", "event"), ("actions", "action")])
+def test_what_entered_the_core_and_is_not_known_makes_a_replay_impossible(
+    tmp_path: Path, field: str, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(tmp_path / "log", seconds=0.3)
+    lines = (tmp_path / "log").read_text().splitlines()
+    entry = json.loads(lines[4])
+    entry[field].append({"type": "MoonRose", "device_id": "gpu-0"})
+    lines[4] = json.dumps(entry)
+    (tmp_path / "log").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=f"line 5: this version does not know the {what} 'MoonRose'"):
+        replay(tmp_path / "log")
+    assert replay_command.main([str(tmp_path / "log")]) == 2
+    assert report_log.read(tmp_path / "log").unknown == {"MoonRose": 1}  # others read on
+
+
+def test_other_readers_know_the_same_types() -> None:
+    written = {kind.__name__ for alias in (ev.Event, ev.Action) for kind in get_args(alias)}
+    assert written == report_records.TYPES
+    assert {kind.__name__ for kind in get_args(record.Record)} == report_records.RECORDS
 
 
 def test_no_log_at_all(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_the_screen_tells_who_runs_beside_whom() -> None:
     assert "6.0 of 8.0 ms" in resnet
     assert "9.0 ms, over its prediction" in next(line for line in lines if "bert:1@32 x1" in line)
     assert "3 queued" in text
-    assert "estimates 12" in text
+    assert "estimates 12," in text  # of a predictor that counts
     assert "bert:1 loading" in text
     row = next(line for line in lines if line.startswith("resnet:3 "))
     assert re.findall(r"[\d.]+%?", row)[1:] == [
@@ -145,6 +145,25 @@ def test_the_screen_tells_who_runs_beside_whom() -> None:
         "7%",
         "96%",
     ]
+
+
+@pytest.mark.parametrize(
+    ("age_s", "text"), [(0.42, "0.4 s old"), (95.0, "95 s old"), (600.0, "10 min old"), (1e6, "11.6 days old")]
+)
+def test_the_age_of_estimates_is_told_in_words(age_s: float, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 1_800_000_000.0
+    monkeypatch.setattr("cotenant.cli.top_view.time.time", lambda: now_s)
+    version = round((now_s - age_s) * 1e6)
+    found = shown(predictor_connected=True, estimates_version=version)
+    assert f"estimates {text}," in drawn(found, 140)
+    assert found.estimates_version == version
+    assert found.estimates_age_s == pytest.approx(age_s)
+
+
+def test_estimates_of_a_clock_that_is_ahead_are_new_and_none_are_none() -> None:
+    ahead = shown(predictor_connected=True, estimates_version=round((time.time() + 60) * 1e6))
+    assert "estimates 0.0 s old" in drawn(ahead, 140)
+    assert "estimates none yet" in drawn(shown(predictor_connected=True), 140)
 
 
 def test_what_is_not_well_is_said() -> None:

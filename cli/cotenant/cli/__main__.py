@@ -11,7 +11,10 @@ COMMANDS = {
     "top": "live view: who runs beside whom, queues, attainment, prediction error",
     "demo": "the stack, a load and a report, in one command",
     "profile": "how models run alone: latency over batch sizes, throughput, memory, load time",
+    "explain": "why a request of a recorded run ran when it did, or was refused, and beside whom",
     "evaluate": "judge predictors of latency on recorded logs, in one table",
+    "simulate": "policies in a world of models, load and devices, in virtual time",
+    "plan": "how many devices a world needs, and what it would be with each other policy",
     "replay": "feed a recorded log to a fresh core and compare",
 }
 

@@ -1,9 +1,10 @@
 """What a log tells of a predictor's task: what was measured alone, what was launched beside what, and how it went.
 
-A log becomes *steps* in order of time: a class was measured (`Told`), a batch starts (`Launched`), a batch's end is
-known (`Ended`). A batch is learned when the log told of its end, never before, so whoever predicts at a `Launched`
-step from what came before it knows just what a predictor knew at that instant. Who ran at that instant, and beside
-whom so far, follows from the batches' starts and slices. All this is the same for every predictor and made once.
+A log becomes *steps* in order of time: a class was measured (`Told`), a device's driver told its state (`Stated`), a
+batch starts (`Launched`), a batch's end is known (`Ended`). A batch is learned when the log told of its end, never
+before, so whoever predicts at a `Launched` step from what came before it knows just what a predictor knew at that
+instant. Who ran at that instant, and beside whom so far, follows from the batches' starts and slices. All this is the
+same for every predictor and made once.
 """
 
 from collections import Counter, defaultdict
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from cotenant.predictor.codec import put_class
-from cotenant.predictor.observations import Observation, Profile, Running, Slice
+from cotenant.predictor.observations import Clocks, Observation, Profile, Running, Slice
 from cotenant.runtime.estimates import BatchClass
 from cotenant.v1 import executor_pb2, types_pb2
 
@@ -51,6 +52,15 @@ class Told(NamedTuple):
     message: executor_pb2.ClassProfiled
 
 
+class Stated(NamedTuple):
+    """A device's driver told its state."""
+
+    device_id: str
+    at_ns: int
+    clocks: Clocks
+    message: executor_pb2.DeviceState
+
+
 class Launched(NamedTuple):
     """A batch starts."""
 
@@ -65,7 +75,7 @@ class Ended(NamedTuple):
     batch: Ran
 
 
-Step = Told | Launched | Ended
+Step = Told | Stated | Launched | Ended
 
 
 @dataclass(slots=True)
@@ -83,7 +93,7 @@ class Recording:
         border_ns = self.batches[min(len(self.batches) - 1, round(len(self.batches) * share))].started_ns
 
         def is_early(step: Step) -> bool:
-            return (step.at_ns if isinstance(step, Told) else step.batch.started_ns) < border_ns
+            return (step.batch.started_ns if isinstance(step, Launched | Ended) else step.at_ns) < border_ns
 
         parts = [Recording(self.name, self.devices), Recording(self.name, self.devices)]
         for step in self.steps:

@@ -6,12 +6,23 @@ Everything goes through the predictor's own intake, so what it would not learn f
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from cotenant.cli import evaluate_solo, report_log
 from cotenant.cli import report_records as records
-from cotenant.cli.evaluate_log import Ended, Launched, Ran, Recording, Told, find_neighbours, find_running, order
+from cotenant.cli.evaluate_log import (
+    Ended,
+    Launched,
+    Ran,
+    Recording,
+    Stated,
+    Told,
+    find_neighbours,
+    find_running,
+    order,
+)
 from cotenant.cli.evaluate_solo import Measured, SoloTimes
 from cotenant.predictor.codec import put_class
 from cotenant.predictor.intake import Intake
@@ -21,6 +32,9 @@ from cotenant.v1 import executor_pb2, types_pb2
 # Instants of executors are mapped onto the log's clock, with an error; beyond it, an end later than its telling is
 # none.
 _CLOCK_ERROR_NS = 10_000_000
+_REASONS: dict[str, Any] = {  # as the log names them
+    name.removeprefix("THROTTLE_REASON_"): number for name, number in executor_pb2.ThrottleReason.items()
+}
 
 
 def read(path: Path, *, percentile: float = 50.0, measured: Measured | None = None) -> Recording:
@@ -46,9 +60,8 @@ class _Reader:
         self._percentile, self._measured = percentile, measured
         self._intake = Intake()
         self._specs: dict[str, records.Device] = {}
-        self._profiles: list[tuple[int, str, records.Profile]] = []
+        self._told: list[tuple[int, str, records.Profile | Stated | Ran]] = []  # in the log's order
         self._last_told: dict[tuple[str, BatchClass], records.Profile] = {}
-        self._ended: list[tuple[int, Ran]] = []
         self._known_ns = 0
 
     def take(self, record: records.Line) -> None:
@@ -59,10 +72,14 @@ class _Reader:
         elif record.type == "Group":
             for raw in record.events:
                 self._take_event(record.now_ns, raw)
+        elif record.type not in records.RECORDS:
+            self._intake.reject("of unknown types", record.type)
 
     def _take_event(self, now_ns: int, raw: msgspec.Raw) -> None:
         name = records.kind.decode(raw).type
-        if name not in ("DeviceJoined", "ClassProfiled", "BatchFinished"):
+        if name not in ("DeviceJoined", "ClassProfiled", "BatchFinished", "DeviceState"):
+            if name not in records.TYPES:
+                self._intake.reject("of unknown types", name)
             return
         try:
             told = records.DECODERS[name].decode(raw)
@@ -74,6 +91,8 @@ class _Reader:
                 self._join(now_ns, told.device, told.profiles)
             case records.Profiled():
                 self._profile(now_ns, told.device_id, told.profile)
+            case records.State():
+                self._state(now_ns, told)
             case records.Finished():
                 self._finish(now_ns, told)
 
@@ -87,7 +106,16 @@ class _Reader:
         if self._last_told.get((device_id, profile.batch_class)) != profile:
             self._last_told[device_id, profile.batch_class] = profile
             self._known_ns = max(self._known_ns, now_ns)
-            self._profiles.append((self._known_ns, device_id, profile))
+            self._told.append((self._known_ns, device_id, profile))
+
+    def _state(self, now_ns: int, told: records.State) -> None:
+        message = _device_state(told)
+        if message is None or not told.device_id:
+            self._intake.reject("not understood", told.device_id)
+        elif clocks := self._intake.device_state(message):
+            self._known_ns = max(self._known_ns, now_ns)
+            stated = Stated(told.device_id, self._known_ns, clocks, message)
+            self._told.append((self._known_ns, told.device_id, stated))
 
     def _finish(self, now_ns: int, told: records.Finished) -> None:
         message = _finished(told)
@@ -106,23 +134,28 @@ class _Reader:
         forecast = told.forecast or records.Forecast()
         bound_ns, level = forecast.bound_ns if seen.forecast_ns else 0, forecast.level
         ran = Ran(told.device_id, told.batch_id, told.started_ns, seen, message, bound_ns, level)
-        self._ended.append((self._known_ns, ran))
+        self._told.append((self._known_ns, told.device_id, ran))
 
     # ---- all together
 
     def recording(self, name: str) -> Recording:
         """What was taken."""
         found = Recording(name, self._devices())
-        found.batches = [ran for _, ran in self._ended]
+        found.batches = [told for _, _, told in self._told if isinstance(told, Ran)]
         found.batches.sort(key=lambda ran: (ran.started_ns, ran.batch_id))
         find_neighbours(found.batches)
         ran_on = ((ran.device_id, ran.seen) for ran in found.batches)
         solo = SoloTimes(self._percentile, ran_on, self._measured)
-        for at_ns, device_id, told in self._profiles:
-            message = _profiled(told, evaluate_solo.work_ns(told, self._percentile))
-            if message and (profile := self._intake.profile(message, len(found.devices[device_id].resources))):
-                found.steps.append(Told(device_id, at_ns, profile, message))
-        found.steps += [Ended(at_ns, ran) for at_ns, ran in self._ended]
+        for at_ns, device_id, told in self._told:
+            match told:
+                case Ran():
+                    found.steps.append(Ended(at_ns, told))
+                case Stated():
+                    found.steps.append(told)
+                case records.Profile():
+                    message = _profiled(told, evaluate_solo.work_ns(told, self._percentile))
+                    if message and (profile := self._intake.profile(message, len(found.devices[device_id].resources))):
+                        found.steps.append(Told(device_id, at_ns, profile, message))
         found.steps += [Launched(ran.started_ns, ran) for ran in found.batches]
         found.steps.sort(key=order)
         find_running(found.batches)
@@ -137,10 +170,11 @@ class _Reader:
     def _devices(self) -> dict[str, types_pb2.Device]:
         """Devices as they introduced themselves; else as many resources as their profiles tell of."""
         told: dict[str, int] = defaultdict(int)
-        for _, device_id, profile in self._profiles:
-            told[device_id] = max(told[device_id], len(profile.demand))
+        for _, device_id, profile in self._told:
+            demand = profile.demand if isinstance(profile, records.Profile) else ()
+            told[device_id] = max(told[device_id], len(demand))
         found: dict[str, types_pb2.Device] = {}
-        for device_id in dict.fromkeys([*self._specs, *told, *(ran.device_id for _, ran in self._ended)]):
+        for device_id in dict.fromkeys([*self._specs, *told]):
             spec = self._specs.get(device_id) or records.Device(device_id)
             resources = spec.resources or tuple(f"resource-{k}" for k in range(told[device_id]))
             found[device_id] = types_pb2.Device(
@@ -162,6 +196,21 @@ def _finished(told: records.Finished) -> executor_pb2.BatchFinished | None:
             message.forecast.work_ns, message.forecast.duration_ns = told.forecast.work_ns, told.forecast.duration_ns
             message.forecast.co_runner_count = told.forecast.co_runner_count
     except ValueError:  # negative, or beyond 64 bits
+        return None
+    return message
+
+
+def _device_state(told: records.State) -> executor_pb2.DeviceState | None:
+    """The contract's message; readings and reasons that only a later version knows are left out."""
+    names = executor_pb2.DeviceState.DESCRIPTOR.fields_by_name
+    fields: dict[str, Any] = {key: value for key, value in told.readings.items() if key in names and value is not None}
+    reasons = fields.pop("throttle_reasons", None)
+    try:
+        message = executor_pb2.DeviceState(throttle_reasons_known=reasons is not None, **fields)
+        message.throttle_reasons.extend(
+            _REASONS.get(reason, executor_pb2.THROTTLE_REASON_UNSPECIFIED) for reason in reasons or ()
+        )
+    except (TypeError, ValueError):  # of another type, negative, or beyond the field's bits
         return None
     return message
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 
 from cotenant.cli.evaluate_link import INCARNATION, Link
-from cotenant.cli.evaluate_log import Ran, Told
+from cotenant.cli.evaluate_log import Ran, Stated, Told
 from cotenant.cli.evaluate_run import NOTHING, Forecast
 from cotenant.predictor.rates import RateLearner
 from cotenant.runtime.estimates import BatchClass, EstimateTable, Stage
@@ -100,7 +100,7 @@ class Remote:
             del book.running[key], self._ends[key]
         book.advance(now_ns)
 
-    # ---- the four verbs
+    # ---- the verbs
 
     def _send(self, device_id: str, event: executor_pb2.ExecutorEvent) -> None:
         self._link.sources[device_id].send(event)
@@ -113,6 +113,10 @@ class Remote:
         self._books[told.device_id].add_profile(
             ev.Profile(profile.batch_class, profile.work_ns, profile.samples, profile.demand)
         )
+
+    def state(self, stated: Stated) -> None:
+        """See `Predictor`."""
+        self._send(stated.device_id, executor_pb2.ExecutorEvent(at_ns=stated.at_ns, device_state=stated.message))
 
     def forecast(self, ran: Ran) -> Forecast:
         """See `Predictor`."""

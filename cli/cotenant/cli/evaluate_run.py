@@ -11,9 +11,10 @@ from typing import Protocol
 
 import numpy as np
 
-from cotenant.cli.evaluate_log import Ended, Launched, Ran, Recording, Told
+from cotenant.cli.evaluate_log import Ended, Launched, Ran, Recording, Stated, Told
 from cotenant.cli.evaluate_metrics import Floats
 from cotenant.predictor import learners
+from cotenant.predictor.announcing import Announcing
 from cotenant.predictor.device_model import DeviceModel
 from cotenant.predictor.intake import MAX_RATIO
 from cotenant.predictor.observations import Observation
@@ -38,6 +39,10 @@ class Predictor(Protocol):
 
     def tell(self, told: Told) -> None:
         """Takes a solo measurement."""
+        ...
+
+    def state(self, stated: Stated) -> None:
+        """Takes what a device's driver told."""
         ...
 
     def forecast(self, ran: Ran) -> Forecast:
@@ -72,7 +77,7 @@ class Judged:
 
 
 def run(predictor: Predictor, recording: Recording, levels: Sequence[float], *, learning: bool = True) -> Judged:
-    """Takes a predictor along a recording. Without `learning` it is still told of solo measurements."""
+    """Takes a predictor along a recording. Without `learning` it is still told of solo measurements and of clocks."""
     index = {id(ran): i for i, ran in enumerate(recording.batches)}
     launch, explained, bounds = np.zeros(len(index)), np.zeros(len(index)), np.zeros((len(levels), len(index)))
     judged = Judged(launch, explained, bounds)
@@ -81,6 +86,8 @@ def run(predictor: Predictor, recording: Recording, levels: Sequence[float], *, 
         match step:
             case Told():
                 predictor.tell(step)
+            case Stated():
+                predictor.state(step)
             case Launched(_, ran):
                 forecast = pending[id(ran)] = predictor.forecast(ran)
                 i = index[id(ran)]
@@ -103,6 +110,7 @@ class Local:
         learners.make(name, 1)
         self._name, self._devices, self._levels = name, devices, levels
         self.models: dict[str, DeviceModel] = {}
+        self._announcing: dict[str, Announcing] = {}
         self.update_ns: list[int] = []  # CPU time of each update, bounds included
         self.predict_ns: list[int] = []  # CPU time of each forecast at launch
 
@@ -119,6 +127,7 @@ class Local:
             model.learner.fit()
             fitted[device_id] = model.learner.dump(), {c: model.learner.dump_class(c) for c in model.classes}
         self.models.clear()
+        self._announcing.clear()
         for device_id, state in fitted.items():
             self._model(device_id).learner.restore(*state)
         for recording in trained_on:
@@ -138,6 +147,12 @@ class Local:
     def tell(self, told: Told) -> None:
         """See `Predictor`."""
         self._model(told.device_id).learn_profile(told.profile)
+
+    def state(self, stated: Stated) -> None:
+        """See `Predictor`: as our service does."""
+        announcing = self._announcing.setdefault(stated.device_id, Announcing())
+        if announced := announcing.learn(stated.clocks):
+            self._model(stated.device_id).expect_pace(announced.ratio)
 
     def forecast(self, ran: Ran) -> Forecast:
         """See `Predictor`."""
@@ -186,6 +201,9 @@ class Recorded:
 
     def tell(self, told: Told) -> None:
         """Nothing: it has been said."""
+
+    def state(self, stated: Stated) -> None:
+        """Nothing."""
 
     def forecast(self, ran: Ran) -> Forecast:
         """See `Predictor`."""

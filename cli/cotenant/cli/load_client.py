@@ -44,6 +44,7 @@ class Explained(NamedTuple):
     work_ns: int
     batch_size: int
     co_runners: float
+    request_id: int  # inside the stack, as `cotenant explain` takes it; 0 if not told
 
 
 class Answer(NamedTuple):
@@ -115,6 +116,7 @@ def explained(parameters: Any) -> Explained | None:
         number("work_ns"),
         number("batch_size"),
         parameters["cotenant_mean_co_runners"].double_param,
+        number("request_id"),
     )
 
 

@@ -113,6 +113,7 @@ class Explanations(msgspec.Struct):
     work_us: list[int]
     batch_size: list[int]
     co_runners: list[float]
+    request_id: list[int] = []  # inside the stack, as `cotenant explain` takes it; 0 if not told
 
 
 class Requests(msgspec.Struct):
@@ -190,6 +191,7 @@ def requests_of(run: Run) -> Requests:
             work_us=[e.work_ns // 1000 for e in explained],
             batch_size=[e.batch_size for e in explained],
             co_runners=[round(e.co_runners, 3) for e in explained],
+            request_id=[e.request_id for e in explained],
         ),
     )
 

@@ -28,5 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             d = outcome.difference
             print(f"{path}: group {d.group} at {d.now_ns} ns differs\n recorded {d.recorded}\n replayed {d.replayed}")
             return 1
-        print(f"{path}: {outcome.groups} groups, {outcome.events} events, {outcome.actions} actions, all the same")
+        counts = f"{outcome.groups} groups, {outcome.events} events, {outcome.actions} actions"
+        skipped = f"; {outcome.skipped} records of unknown types passed over" if outcome.skipped else ""
+        print(f"{path}: {counts}, all the same{skipped}")
     return 0

@@ -4,6 +4,7 @@ It knows the format, not the scheduler, so that logs of later versions can be re
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,8 @@ class Log:
     observe_only: bool = False
     groups: int = 0
     events: int = 0
-    not_understood: int = 0
+    not_understood: int = 0  # of known types
+    unknown: Counter[str] = field(default_factory=Counter)  # by type, of what a later version wrote
     first_ns: int = 0
     last_ns: int = 0
     estimates_version: int = 0
@@ -98,20 +100,23 @@ def _apply(log: Log, record: records.Line) -> None:
         log.unix_offset_ns = record.unix_ns - record.monotonic_ns
     elif record.type == "Snapshot":
         _restore(log, record)
-    elif record.type == "Group":
+    elif record.type != "Group":
+        log.unknown[record.type] += 1
+    else:
         log.groups += 1
         log.events += len(record.events)
         log.first_ns = log.first_ns or record.now_ns
         log.last_ns = max(log.last_ns, record.now_ns)
         for raw in (*record.events, *record.actions):
             name = records.kind.decode(raw).type
+            log.unknown.update(() if name in records.TYPES else (name,))
             if decoder := records.DECODERS.get(name):
                 try:
                     told = decoder.decode(raw)
                 except msgspec.ValidationError:  # a later version means something else by this name
                     log.not_understood += 1
                 else:
-                    _take(log, record.now_ns, name, told)
+                    _take(log, record.now_ns, told)
 
 
 def _restore(log: Log, snapshot: records.Line) -> None:
@@ -133,7 +138,7 @@ def _specify(log: Log, device_id: str, specs: tuple[records.Spec, ...], profiles
     log.work_ns.update(((device_id, p.batch_class), p.work_ns) for p in profiles)
 
 
-def _take(log: Log, now_ns: int, name: str, told: object) -> None:
+def _take(log: Log, now_ns: int, told: object) -> None:
     match told:
         case records.Arrived():
             log.requests.setdefault(told.request.request_id, RequestLife(told.request, now_ns))
@@ -143,7 +148,7 @@ def _take(log: Log, now_ns: int, name: str, told: object) -> None:
                 life.launched_ns, life.batch_id = now_ns, told.batch.batch_id
         case Finished():
             log.batches.append(told)
-        case records.Refused() if name == "WouldRefuse":
+        case records.WouldRefuse():
             known = log.requests.get(told.request_id)
             log.would_refuse.append((now_ns, known.request.model if known else "", told.reason))
         case records.Refused():

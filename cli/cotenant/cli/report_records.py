@@ -1,6 +1,7 @@
-"""The records of a log (docs/log-format.md), as far as `report` and `evaluate` need them: only the fields they use.
+"""The records of a log (docs/log-format.md), as far as `report`, `evaluate` and `explain` need them: what they use.
 
-What later versions add is passed over: fields that are not named here, and events and actions of other types.
+What later versions add is passed over: fields that are not named here, and records, events and actions of other types,
+which are counted.
 """
 
 import msgspec
@@ -30,6 +31,10 @@ class Request(msgspec.Struct, frozen=True):
     batch_size: int = 1
     arrival_ns: int = 0
     deadline_ns: int = 0
+    attempt: int = 1
+    priority: int = 0
+    shape_bucket: str = ""
+    traceparent: str = ""
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -66,12 +71,21 @@ class Finished(msgspec.Struct, frozen=True):
     forecast: Forecast | None = None
     failed: bool = False
 
+    @property
+    def answered_ns(self) -> int:
+        """When its outputs had been handed out. Executors of ours tell in `at_ns` when it ended on the device."""
+        return max(self.at_ns, self.started_ns + self.duration_ns + self.output_ns)
+
 
 class Batch(msgspec.Struct):
     """A batch as it was ordered."""
 
     batch_id: int
     requests: tuple[Request, ...] = ()
+    batch_class: BatchClass | None = None
+    forecast: Forecast | None = None
+    latest_start_ns: int = 0
+    deadline_ns: int = 0
 
 
 class Spec(msgspec.Struct):
@@ -101,6 +115,14 @@ class Table(msgspec.Struct):
     sets: tuple[SetEstimate, ...] = ()
 
 
+class Held(msgspec.Struct):
+    """A batch that ran at the start of a part."""
+
+    batch: Batch
+    launched_ns: int = 0
+    started_ns: int = 0
+
+
 class SnapshotDevice(msgspec.Struct):
     """A device, at the start of a part."""
 
@@ -108,6 +130,7 @@ class SnapshotDevice(msgspec.Struct):
     models: tuple[Spec, ...] = ()
     profiles: tuple[Profile, ...] = ()
     queued: tuple[Request, ...] = ()
+    running: tuple[Held, ...] = ()
 
 
 class Config(msgspec.Struct):
@@ -145,6 +168,14 @@ class Profiled(msgspec.Struct):
     profile: Profile
 
 
+class State(msgspec.Struct):
+    """What a device's driver tells, by the contract's names; None where it does not."""
+
+    device_id: str
+    at_ns: int
+    readings: dict[str, bool | int | float | tuple[str, ...] | None]
+
+
 class Pushed(msgspec.Struct):
     """Estimates came."""
 
@@ -163,10 +194,49 @@ class Launched(msgspec.Struct):
 
 
 class Refused(msgspec.Struct):
-    """A request was refused, or would have been."""
+    """A request was refused; instants 0 for none."""
 
     request_id: int
     reason: str = ""
+    message: str = ""
+    predicted_finish_ns: int = 0
+    earliest_possible_ns: int = 0
+
+
+class WouldRefuse(Refused):
+    """A request would have been refused, but for observe-only mode."""
+
+
+class Assigned(msgspec.Struct):
+    """A request was queued on a device."""
+
+    request_id: int
+    device_id: str
+    attempt: int = 1
+
+
+class Started(msgspec.Struct):
+    """A batch began to run."""
+
+    device_id: str
+    batch_id: int
+    at_ns: int
+
+
+class Dropped(msgspec.Struct):
+    """A batch did not run."""
+
+    device_id: str
+    batch_id: int
+    at_ns: int
+    reason: str = ""
+    missing: tuple[int, ...] = ()
+
+
+class FrontendGone(msgspec.Struct):
+    """The stream of a frontend broke."""
+
+    frontend_id: int
 
 
 class Cancelled(msgspec.Struct):
@@ -180,14 +250,30 @@ KINDS = {
     "RequestCancelled": Cancelled,
     "DeviceJoined": Joined,
     "BatchFinished": Finished,
+    "DeviceState": State,
     "ModelLoaded": Loaded,
     "ClassProfiled": Profiled,
     "EstimatesPushed": Pushed,
     "Launch": Launched,
     "Refuse": Refused,
-    "WouldRefuse": Refused,
+    "WouldRefuse": WouldRefuse,
+    "Assign": Assigned,
+    "BatchStarted": Started,
+    "BatchDropped": Dropped,
+    "FrontendLost": FrontendGone,
 }
 DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}
+# All that version 1 of the format has, used here or not: what is none of it comes from a later one.
+RECORDS = frozenset(("Header", "Snapshot", "Group"))
+TYPES = frozenset(
+    (
+        *KINDS,
+        *("AnswerOverheadMeasured", "DeviceSuspended", "DeviceLost", "KernelTimings", "ModelLoadFailed"),
+        *("ModelLoadEnded", "ModelUnloaded", "RepositoryScanned", "WindowRequested", "WindowReleased"),
+        *("LoadRequested", "UnloadRequested", "DrainRequested"),
+        *("LoadModel", "UnloadModel", "GrantWindow", "ModelChanged", "TicketDone", "WakeAt"),
+    )
+)
 
 
 class Kind(msgspec.Struct):
@@ -212,6 +298,7 @@ class Line(msgspec.Struct):
     config: Config | None = None
     devices: tuple[SnapshotDevice, ...] = ()
     tables: tuple[Table, ...] = ()
+    unplaced: tuple[Request, ...] = ()
 
 
 kind = msgspec.json.Decoder(Kind)

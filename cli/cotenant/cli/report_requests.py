@@ -81,7 +81,7 @@ def _columns(
         answered = batch and outcome in (Outcome.IN_TIME, Outcome.LATE)
         found.model.append(numbers[life.request.model])
         found.at_us.append((life.request.arrival_ns - start_ns) // 1000)
-        found.latency_us.append((batch.at_ns - life.request.arrival_ns) // 1000 if batch and answered else -1)
+        found.latency_us.append((batch.answered_ns - life.request.arrival_ns) // 1000 if batch and answered else -1)
         found.outcome.append(int(outcome))
         found.detail.append(details.setdefault(detail, len(details)))
         if batch and answered:
@@ -97,12 +97,12 @@ def _outcome(life: RequestLife, batch: Finished | None) -> tuple[Outcome, str]:
         return Outcome.CANCELLED, "cancelled" if life.cancelled else "no answer in the log"
     if batch.failed:
         return Outcome.FAILED, "EXECUTION_FAILED"
-    late = 0 < life.request.deadline_ns < batch.at_ns
+    late = 0 < life.request.deadline_ns < batch.answered_ns
     return (Outcome.LATE if late else Outcome.IN_TIME), ""
 
 
 def _none() -> Explanations:
-    return Explanations([], [], [], [], [], [], [], [])
+    return Explanations([], [], [], [], [], [], [], [], [])
 
 
 def _explain(told: Explanations, index: int, life: RequestLife, batch: Finished) -> None:
@@ -116,6 +116,7 @@ def _explain(told: Explanations, index: int, life: RequestLife, batch: Finished)
     told.work_us.append(forecast.work_ns // 1000)
     told.batch_size.append(batch.batch_class.batch_size)
     told.co_runners.append(round(mean_co_runners(batch), 3))
+    told.request_id.append(life.request.request_id)
 
 
 def mean_co_runners(batch: Finished) -> float:
@@ -177,7 +178,11 @@ def stages(log: Log, found: Seen) -> dict[str, Any]:
         work_ns = min(batch.forecast.work_ns if batch.forecast else batch.duration_ns, batch.duration_ns)
         instants = (arrival_ns, life.decided_ns, life.launched_ns, batch.started_ns)
         spans = [max(0, b - a) for a, b in itertools.pairwise(instants)]
-        spans += [work_ns, batch.duration_ns - work_ns, max(0, batch.at_ns - batch.started_ns - batch.duration_ns)]
+        spans += [
+            work_ns,
+            batch.duration_ns - work_ns,
+            max(0, batch.answered_ns - batch.started_ns - batch.duration_ns),
+        ]
         if life.request.model in numbers:
             rows[numbers[life.request.model]].append([span / 1e6 for span in spans])
     means = [np.mean(r, axis=0).round(4).tolist() if r else None for r in rows]

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from cotenant.cli import load_result, machine, report_batches, report_page, report_requests
+from cotenant.cli import estimate_versions, load_result, machine, report_batches, report_page, report_requests
 from cotenant.cli.load_result import LoadResult
 from cotenant.cli.load_table import attainment_text
 from cotenant.cli.report_log import Log
@@ -162,12 +162,17 @@ def _decisions(log: Log, status: Status | None) -> list[tuple[str, str]]:
         rows.append(("from a frontend's receipt to a refusal", _quantiles(told)))
     if log.not_understood:
         rows.append(("records that were not understood", f"{log.not_understood:,}, passed over"))
+    if log.unknown:
+        kinds = ", ".join(f"{count:,} {name}" for name, count in log.unknown.most_common(5))
+        more = ", ..." if len(log.unknown) > 5 else ""
+        rows.append(("records of a later version", f"{log.unknown.total():,}, passed over: {kinds}{more}"))
     return rows
 
 
 def _configuration(log: Log, seen: Seen, result: LoadResult | None) -> list[tuple[str, str]]:
     rows = [("policy", log.policy), ("level of the bounds", f"{log.level:g}"), ("software", log.software)]
-    rows.append(("estimates", f"version {log.estimates_version}"))
+    told = estimate_versions.date_text(log.estimates_version) if log.estimates_version else "none"
+    rows.append(("last estimates", told))
     for d in log.devices.values():
         memory = f"{d.memory_bytes / 2**30:.1f} GiB"
         rows.append((d.device_id, f"{d.name}, {d.kind}, up to {d.max_concurrency} batches at once, {memory}"))

@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from cotenant.cli import estimate_versions
 from cotenant.cli.load_table import attainment_text
 from cotenant.cli.top_view import DeviceView, ModelView, RunningBatch, TopView
 
@@ -25,13 +26,21 @@ def _head(view: TopView) -> Text:
     if view.observe_only:
         text.append(", observing only", "bold yellow")
     if view.predictor_connected:
-        text.append(f", estimates {view.estimates_version}")
+        text.append(f", estimates {_age(view)}")
     else:
         text.append(", no predictor", "bold red")
     text.append(f", {view.frontend_count} frontend{'' if view.frontend_count == 1 else 's'}")
     text.append(f"\n{view.recent_decisions_per_s:.0f} decisions/s of {view.recent_decision_us:.0f} us", "dim")
     text.append(f", {view.decision_mean_us:.0f} us on average\n", "dim")
     return text
+
+
+def _age(view: TopView) -> str:
+    if not view.estimates_version:
+        return "none yet"
+    if view.estimates_age_s is None:
+        return str(view.estimates_version)
+    return f"{estimate_versions.age_text(view.estimates_age_s)} old"
 
 
 def _device(device: DeviceView, bar: int) -> list[RenderableType]:

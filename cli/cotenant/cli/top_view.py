@@ -3,8 +3,11 @@
 Encoded as JSON these types are the output of `cotenant top --json`; fields may be added to it.
 """
 
+import time
+
 import msgspec
 
+from cotenant.cli import estimate_versions
 from cotenant.v1 import executor_pb2, scheduler_pb2
 
 # What lowers clocks and slows nobody.
@@ -70,6 +73,7 @@ class TopView(msgspec.Struct):
     observe_only: bool
     predictor_connected: bool
     estimates_version: int
+    estimates_age_s: float | None  # None where the version does not tell; ours do
     frontend_count: int
     decision_count: int
     decision_mean_us: float
@@ -95,6 +99,7 @@ def view(address: str, now: scheduler_pb2.GetStatusResponse, before: scheduler_p
         observe_only=now.observe_only,
         predictor_connected=now.predictor_connected,
         estimates_version=now.estimates_version,
+        estimates_age_s=estimate_versions.age_s(now.estimates_version, time.time()),
         frontend_count=now.frontend_count,
         decision_count=now.decision_count,
         decision_mean_us=now.decision_ns / 1e3 / max(1, now.decision_count),

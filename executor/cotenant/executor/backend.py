@@ -6,11 +6,11 @@ never before. NEW BACKEND: write `backend_*.py`, add a line to `BACKENDS`; docs/
 contract suite in tests/ runs on every backend in the table.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cotenant.inference import inference_pb2 as pb
 from cotenant.runtime.datatypes import Array
@@ -122,6 +122,28 @@ class Model(Protocol):
 
     def close(self) -> None:
         """Frees what it occupies. Nothing runs any more."""
+        ...
+
+
+@runtime_checkable
+class PreparedModel(Protocol):
+    """A model that makes something ready for each batch class."""
+
+    def prepare(self, examples: Iterable[Tensors]) -> None:
+        """Told once, at load, inputs of each class that is known; nothing runs yet. May raise: the load has failed.
+
+        `memory_bytes` counts what it takes. Classes that were not told may come all the same.
+        """
+        ...
+
+
+@runtime_checkable
+class Weighed(Protocol):
+    """A model that tells its weights apart from what else it occupies, such as scratch memory for each batch."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """What every run reads of it."""
         ...
 
 

@@ -45,6 +45,11 @@ class TensorRtModel:
         """Weights once; scratch memory, inputs and outputs for each lane."""
         return self._plan.weight_bytes + sum(lane.memory_bytes for lane in self._lanes)
 
+    @property
+    def weight_bytes(self) -> int:
+        """See `Weighed`: scratch memory and the lanes of other batches are not read by a run."""
+        return self._plan.weight_bytes
+
     @contextmanager
     def _lane(self) -> Iterator[Lane]:
         """A lane that nothing runs on; waits for one if all are taken."""

@@ -32,7 +32,7 @@ class Solo(NamedTuple):
     batch_class: BatchClass
     work_ns: int  # median of a run
     cpu_ns: int  # CPU time of that run
-    memory_bytes: int  # of the model
+    weight_bytes: int  # what a run reads of the model: its weights, or all it occupies where these are not told apart
     io_bytes: int  # of inputs and outputs
     operators: Sequence[Operator] = ()  # none where they cannot be counted
     kernels: KernelProfiles | None = None
@@ -69,7 +69,7 @@ def of_solo(solo: Solo, peaks: Peaks, *, cores: int, threads: int) -> Demand:
             return Demand(shares, "MODEL")
         found = _cut(solo.operators, busy_s, run_s, occupied if cores else None)
         return Demand(shares, "OPERATORS", found.kernel_ns, found.phases)
-    touched = solo.memory_bytes + solo.io_bytes
+    touched = solo.weight_bytes + solo.io_bytes
     moved = touched / (max(1, solo.work_ns) / 1e9) / peaks.memory_bytes_per_s
     # Nothing tells what the processors of a GPU do: as busy as can be is the safe side.
     return Demand((_share(occupied) if cores else 1.0, _share(touched / peaks.cache_bytes), _share(moved)), "OUTSIDE")

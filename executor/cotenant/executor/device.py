@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import psutil
 
-from cotenant.executor import peaks
+from cotenant.executor import nvml_devices, peaks
 from cotenant.executor.backend import Kernel, Model, Placement, Tensors
 from cotenant.executor.backend_emulated import EmulatedModel
 from cotenant.executor.demand import RESOURCES, Demand, Solo, of_solo
@@ -216,7 +216,7 @@ def _open_cpu(concurrency: int, threads: int, cache: Path | None) -> Device:
         max_concurrency=concurrency or max(2, cores // threads),
         resources=RESOURCES,
     )
-    placement = Placement("cpu", 0, threads, 0)
+    placement = Placement("cpu", 0, threads, 0, concurrency=spec.max_concurrency)
     return ThreadedDevice(spec, placement, peaks.known(spec.name, peaks.of_cpu, cache))
 
 
@@ -237,7 +237,7 @@ def _open_cuda(index: int, concurrency: int, threads: int, cache: Path | None) -
 
     try:
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        handle = nvml_devices.find(pynvml, index)
         name, memory = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetMemoryInfo(handle)
     except pynvml.NVMLError as error:
         raise ValueError(f"there is no CUDA device {index}: {error}") from error
@@ -260,12 +260,12 @@ def _open_cuda(index: int, concurrency: int, threads: int, cache: Path | None) -
 
 
 def gpu_count() -> int:
-    """CUDA devices the driver shows; 0 without a driver."""
+    """CUDA devices that this process sees; 0 without a driver."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetCount())
+        return len(nvml_devices.visible(pynvml))
     except Exception:  # no driver, no library: both mean no GPU
         return 0
 

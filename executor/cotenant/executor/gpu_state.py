@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from cotenant.executor import nvml_devices
 from cotenant.executor.reports import Reports
 from cotenant.runtime.clock import now_ns
 from cotenant.v1 import executor_pb2 as pb
@@ -64,12 +65,7 @@ class Nvml:
         import pynvml
 
         pynvml.nvmlInit()
-        visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-        name = visible[self._index] if self._index < len(visible) else str(self._index)
-        if name.isdigit():
-            self._device = self._gpu = pynvml.nvmlDeviceGetHandleByIndex(int(name))
-        else:
-            self._device = self._gpu = pynvml.nvmlDeviceGetHandleByUUID(name)
+        self._device = self._gpu = nvml_devices.find(pynvml, self._index)
         self._nvml, self._instance = pynvml, None
         if self._ask("nvmlDeviceIsMigDeviceHandle", self._device):
             self._gpu = pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self._device)

@@ -17,7 +17,7 @@ import numpy as np
 import structlog
 
 from cotenant.executor import nsight
-from cotenant.executor.backend import CountedModel, Kernel, Model, Operator, Tensors
+from cotenant.executor.backend import CountedModel, Kernel, Model, Operator, Tensors, Weighed
 from cotenant.executor.completion import type_name
 from cotenant.executor.demand import Basis, Solo
 from cotenant.executor.device import Device, Ran
@@ -163,7 +163,8 @@ class Profiler:
         self, timed: _Timed, model: Model, operators: list[Operator], kernels: nsight.KernelProfiles | None
     ) -> _Kept:
         known, ran = timed.batch_class, timed.typical
-        solo = Solo(known, ran.duration_ns, ran.cpu_ns, model.memory_bytes, timed.io_bytes, operators, kernels)
+        read = model.weight_bytes if isinstance(model, Weighed) else model.memory_bytes
+        solo = Solo(known, ran.duration_ns, ran.cpu_ns, read, timed.io_bytes, operators, kernels)
         told = self._device.demand(model, solo)
         return _Kept(
             known.batch_size,

@@ -61,7 +61,7 @@ class Pending:
     @property
     def facts(self) -> dict[str, str]:
         """What a refusal tells of the request."""
-        facts = {"model": self.model.name, "version": self.model.version}
+        facts = {"model": self.model.name, "version": self.model.version, "request_id": str(self.request_id)}
         if self.deadline_ns:
             facts["budget_ms"] = f"{self.checked.budget_ns / 1e6:.3f}"
         return facts

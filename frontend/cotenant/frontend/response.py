@@ -44,6 +44,7 @@ def _explain(result: pb.ModelInferResponse, pending: Pending, answered: Answered
     """Times in ns, what was predicted, and who ran beside for how long (docs/protocol.md)."""
     execution = answered.answer.execution
     numbers = {
+        "cotenant_request_id": pending.request_id,
         "cotenant_queue_ns": queue_ns(pending, answered),
         "cotenant_input_ns": execution.input_ns,
         "cotenant_execution_ns": execution.infer_ns,

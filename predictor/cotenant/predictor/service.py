@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, NoReturn
 
 import grpc
@@ -30,6 +30,17 @@ EVENTS_AT_ONCE = 100  # learned before others get a turn: an executor that comes
 MAX_WATCHERS = 256
 
 
+def _versions() -> Iterator[int]:
+    """Ascending, and the time of day in us at which each is told, so that people can read how old estimates are.
+
+    Larger than before a restart, with or without a file of state, and below 2^53, which every language can hold.
+    """
+    last = 0
+    while True:
+        last = max(last + 1, time.time_ns() // 1000)
+        yield last
+
+
 class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
     """See the module's text."""
 
@@ -40,9 +51,7 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         self.keeper = Keeper(store, self.knowledge)
         self.watchers: list[Watcher] = []
         self.pushed_bytes = 0
-        # From the time of day in us: larger than before a restart, since no frame takes less than that to make, with
-        # or without a file of state; and below 2^53, which every language can hold.
-        self._versions = itertools.count(time.time_ns() // 1000)
+        self._versions = _versions()
         self._news: dict[str, None] = {}  # devices that learned since subscribers' books were brought up to date
 
     # ---- learning

@@ -281,7 +281,7 @@ def test_a_new_version_takes_over_without_a_gap(repository: Repository, raw: Raw
 
 def test_what_was_admitted_is_answered_before_a_model_goes(repository: Repository, raw: RawClient) -> None:
     sent = [raw.ModelInfer.future(infer_request("lane", IN0=vector()), timeout=30) for _ in range(4)]
-    eventually(lambda: model_status(repository.stack, "lane").queued == 3, "three wait")
+    eventually(lambda: model_status(repository.stack, "lane").queued >= 2, "some wait")
     unloading = raw.RepositoryModelUnload.future(pb.RepositoryModelUnloadRequest(model_name="lane"), timeout=30)
     eventually(lambda: not raw.ModelReady(pb.ModelReadyRequest(name="lane")).ready, "it takes no more")
     assert refused(raw.ModelInfer, infer_request("lane", IN0=vector()))[0] == NOT_FOUND

@@ -119,7 +119,7 @@ def begins_incomplete(patch: Patch) -> None:
 
 
 def repeats_versions(patch: Patch) -> None:
-    patch.setattr("cotenant.predictor.service.itertools.count", lambda _: itertools.repeat(7))
+    patch.setattr("cotenant.predictor.service._versions", lambda: itertools.repeat(7))
 
 
 def tells_only_changes(patch: Patch) -> None:

@@ -143,6 +143,10 @@ class World:
             assert len(device.running) <= device.spec.max_concurrency
             for key, spec in device.models.items():
                 assert not spec.max_instances or device.running_of(*key) <= spec.max_instances
+            assert device.line == sorted(device.line, key=lambda entry: entry[:3])
+            assert sorted(entry[2] for entry in device.line) == sorted(
+                r.request_id for q in device.queues.values() for r in q
+            )
         assert all(count <= 1 for count in self.outcomes.values()), "more than one outcome"
         queued = {r.request_id for d in self.core.devices.values() for q in d.queues.values() for r in q}
         assert queued == set(self.core.waiting)

@@ -1,7 +1,7 @@
 """Why a turn of a policy left a request waiting, read from the books the turn was taken on.
 
 What binds every policy (places, limits on instances, windows, a device that is away) is told for all. Why a place that
-was free stayed so is told for `edf`, by its own rules; of other policies only that they waited.
+was free stayed so is told for `edf` and `goodput`, by their own rules; of other policies only that they waited.
 """
 
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from cotenant.scheduler.books import Device, Queue
 from cotenant.scheduler.events import Request
 from cotenant.scheduler.planning import Candidate, class_of, consider
 from cotenant.scheduler.policies.earliest_deadline import EarliestDeadline
+from cotenant.scheduler.policies.goodput import LOOK, Goodput, progress
 from cotenant.scheduler.policy import Policy, Turn
 
 
@@ -60,7 +61,9 @@ def _another(policy: Policy, device: Device, queue: Queue, request: Request, tur
 
 
 def _held_back(policy: EarliestDeadline, device: Device, queue: Queue, request: Request, now_ns: int) -> str:
-    """By the rules of `edf`, in the order in which they decide."""
+    """By the rules of `edf`, in the order in which they decide, and by what `goodput` adds to them."""
+    if isinstance(policy, Goodput) and queue not in device.by_urgency()[:LOOK]:
+        return f"the {LOOK} most urgent queues are looked at, and its own was not among them"
     unknown = [body for body in device.running.values() if not body.batch.forecast.work_ns]
     if unknown:
         return f"{unknown[0].batch_class} ran, of which it was not known how long it takes: nothing runs beside that"
@@ -78,6 +81,10 @@ def _held_back(policy: EarliestDeadline, device: Device, queue: Queue, request: 
         return f"beside it {_harmed(device, candidate, now_ns, policy.level)} would not have been sure to be in time"
     if request not in queue.batch_at(0)[0]:
         return "requests of its own queue that were ahead of it could not be launched"
+    if isinstance(policy, Goodput):
+        running = [body.batch_class for body in device.running.values()]
+        if policy.gain(device, queue, candidate, progress(device, running), now_ns) <= 0.0:
+            return "beside what ran it would have added nothing to what the device gets done, and it could still wait"
     return "a more urgent request waited for the device to empty, and a launch could have kept it waiting too long"
 
 

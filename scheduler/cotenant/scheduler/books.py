@@ -167,6 +167,7 @@ class Device:
         self.busy_ns = 0
         self.batch_ns = 0
         self.wake_ns = 0
+        self.number = 0  # devices are decided for in the order in which they joined
         self._offsets_of: tuple[int, tuple[int, ...], tuple[float, ...]] | None = None
         self._offsets: list[int] = []
 

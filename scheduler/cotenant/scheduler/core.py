@@ -14,6 +14,7 @@ Loading and unloading models is in `lifecycle.py`, what is known in `books.py`, 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from heapq import heappop, heappush
 from typing import Any, ClassVar
 
 import msgspec
@@ -78,7 +79,10 @@ class Core:
         self.now_ns = 0
         self.timer_ns = 0
         self._actions: list[ev.Action] = []
-        self._touched: set[str] = set()  # devices to decide for; never iterated
+        self._touched: set[str] = set()  # devices to decide for; iterated in the order in which they joined
+        self._wakes: list[tuple[int, int, str]] = []  # heap; some are of what is no longer so
+        self._backlogged: dict[str, None] = {}  # devices for which something waits
+        self._joined = 0
 
     # ---- the one entrance
 
@@ -86,7 +90,9 @@ class Core:
         """Applies all events, decides once, and returns what is to be done, in order. Time never goes back."""
         self.now_ns = max(now_ns, self.now_ns)
         self._actions = self.lifecycle.actions = []
-        self._touched = {d.spec.device_id for d in self.devices.values() if 0 < d.wake_ns <= self.now_ns}
+        self._touched = set()
+        while self._wakes and self._wakes[0][0] <= self.now_ns:
+            self._touched.add(heappop(self._wakes)[2])
         self.settled_ns = self.settled_ns or self.now_ns + self.config.settle_ns
         excess_ns = self.answer_overhead_ns - self.config.answer_overhead_ns
         if excess_ns > 0 and self.now_ns - self.overhead_told_ns > OVERHEAD_PATIENCE_NS:
@@ -95,22 +101,36 @@ class Core:
             self._HANDLERS[type(event)](self, event)
         if self.unplaced:
             self._place_again()
-        for device_id, device in list(self.devices.items()):
-            if device_id in self._touched:
-                self._decide(device)
+        touched = [self.devices[device_id] for device_id in self._touched if device_id in self.devices]
+        touched.sort(key=_number)
+        for device in touched:
+            self._decide(device)
         if len(self.devices) > 1:
-            self._balance()
+            self._balance(touched)
         self.lifecycle.finish_unloads(self.devices)
         self._set_timer()
         return self._actions
 
     def _set_timer(self) -> None:
-        wake_ns = min((d.wake_ns for d in self.devices.values() if d.wake_ns), default=0)
+        while self._wakes and not self._is_due(self._wakes[0]):
+            heappop(self._wakes)
+        wake_ns = self._wakes[0][0] if self._wakes else 0
         if self.unplaced:
             wake_ns = min(wake_ns or self.settled_ns, self.settled_ns)
         if wake_ns and (wake_ns != self.timer_ns or self.timer_ns <= self.now_ns):
             self._actions.append(ev.WakeAt(wake_ns))
         self.timer_ns = wake_ns
+
+    def _is_due(self, wake: tuple[int, int, str]) -> bool:
+        """Whether a device still wants to be asked then."""
+        device = self.devices.get(wake[2])
+        return device is not None and device.wake_ns == wake[0] and device.number == wake[1]
+
+    def wake_at(self, device: Device, wake_ns: int) -> None:
+        """Has a device asked again then; 0: not."""
+        device.wake_ns = wake_ns
+        if wake_ns:
+            heappush(self._wakes, (wake_ns, device.number, device.spec.device_id))
 
     # ---- requests
 
@@ -155,7 +175,7 @@ class Core:
 
     def _place(self, request: ev.Request) -> None:
         """Queues a request where it will be answered first, or refuses it."""
-        homes = [d for d in self.devices.values() if (request.model, request.version) in d.models]
+        homes = [self.devices[device_id] for device_id in self.lifecycle.homes(request.model, request.version)]
         if not homes or not self.lifecycle.ready(request.model, request.version):
             if not homes and self.now_ns < self.settled_ns:
                 self.unplaced[request.request_id] = request
@@ -164,7 +184,9 @@ class Core:
             self._refuse(request, ev.MODEL_UNAVAILABLE, f"no device serves {what}")
             return
         best = None
-        for number, device in enumerate(sorted(homes, key=lambda d: self._load(d, request))):
+        if len(homes) > 1:
+            homes.sort(key=lambda device: self._load(device, request))
+        for number, device in enumerate(homes):
             if best and number >= CHOICES and not best[1]:
                 break  # the others have more to do
             option = self._option(device, request)
@@ -250,7 +272,8 @@ class Core:
             device = None
         if device is None:
             table = self.tables.setdefault(device_id, EstimateTable())
-            device = self.devices[device_id] = Device(event.device, event.incarnation, table, self.now_ns)
+            device = Device(event.device, event.incarnation, table, self.now_ns)
+            self.add(device)
             device.estimates_version = self.estimates_versions.get(device_id, 0)
             device.answer_overhead_ns = self.answer_overhead_ns
             for profile in event.profiles:
@@ -261,6 +284,15 @@ class Core:
         self._reconcile(device, event)
         self.lifecycle.joined(device, event.repository)
         self._touched.add(device_id)
+
+    def add(self, device: Device) -> None:
+        """One more device, the last in the order of decisions."""
+        self._joined += 1
+        device.number = self._joined
+        self.devices[device.spec.device_id] = device
+        if device.line:
+            self._backlogged[device.spec.device_id] = None
+        self.wake_at(device, device.wake_ns)
 
     def _reconcile(self, device: Device, event: ev.DeviceJoined) -> None:
         """Makes the books agree with the launches an executor says it holds."""
@@ -283,6 +315,7 @@ class Core:
     def _on_device_suspended(self, event: ev.DeviceSuspended) -> None:
         if (device := self.devices.get(event.device_id)) and device.incarnation == event.incarnation:
             device.online = False
+            self._touched.update(self.devices)  # those that are idle take what waits for it
 
     def _on_device_lost(self, event: ev.DeviceLost) -> None:
         if (device := self.devices.get(event.device_id)) and device.incarnation == event.incarnation:
@@ -293,6 +326,7 @@ class Core:
         device_id = device.spec.device_id
         queued = [request for queue in device.queues.values() for request in queue]
         del self.devices[device_id]
+        self._backlogged.pop(device_id, None)
         self._forget_tables(device_id)
         self.lifecycle.lost(device)
         for body in device.running.values():
@@ -445,17 +479,25 @@ class Core:
                 self._launch(device, turn.launch)
             elif not turn.rejections:
                 break
-        device.wake_ns = turn.wake_ns
+        wake_ns = turn.wake_ns
         if (window := device.window) and device.online:
             window_ns = window.until_ns or window.requested_ns + WINDOW_PATIENCE_NS
             if window_ns > self.now_ns:
-                device.wake_ns = min(turn.wake_ns or window_ns, window_ns)
+                wake_ns = min(wake_ns or window_ns, window_ns)
+        self.wake_at(device, wake_ns)
+        if device.line:
+            self._backlogged[device.spec.device_id] = None
+        else:
+            self._backlogged.pop(device.spec.device_id, None)
 
-    def _balance(self) -> None:
-        """Hands what waits for a busy device to one that has nothing to do at all."""
-        for idle in self.devices.values():
-            while not (idle.running or idle.queues or idle.window) and idle.online:
-                busy = max(self.devices.values(), key=lambda device: device.queued)
+    def _balance(self, touched: Sequence[Device]) -> None:
+        """Hands what waits for a busy device to one that has become idle.
+
+        One that has been idle for long would have been given it when it arrived.
+        """
+        for idle in touched:
+            while self._backlogged and not (idle.running or idle.queues or idle.window) and idle.online:
+                busy = max([self.devices[d] for d in self._backlogged], key=lambda one: (one.queued, -one.number))
                 queue = next((q for q in busy.by_urgency() if q.key[:2] in idle.models), None)
                 if queue is None or (busy.online and not busy.running):
                     break
@@ -463,6 +505,8 @@ class Core:
                     self._unqueue(request.request_id)
                     self._settle(request, idle.spec.device_id, None)
                 self._decide(idle)
+                if not busy.line:
+                    self._backlogged.pop(busy.spec.device_id, None)
 
     def _held_by_window(self, device: Device) -> bool:
         """Whether launches must wait for an executor that has, or is about to have, its device alone."""
@@ -531,6 +575,10 @@ class Core:
         ev.WindowReleased: _on_window_released,
         ev.EstimatesPushed: _on_estimates_pushed,
     }
+
+
+def _number(device: Device) -> int:
+    return device.number
 
 
 def _without_deadline(request: ev.Request) -> ev.Request:

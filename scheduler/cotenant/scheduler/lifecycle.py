@@ -42,8 +42,24 @@ class Lifecycle:
         self.wanted: dict[str, bool] = dict.fromkeys(load_models, True)
         self.loads: dict[str, LoadOperation] = {}
         self.unload_tickets: dict[str, list[int]] = {}
+        self._unloading: dict[tuple[str, str], None] = {}
+
+    def restore_versions(self, versions: dict[str, dict[str, VersionState]]) -> None:
+        """Becomes what was kept."""
+        self.versions = versions
+        self._unloading = {
+            (model, version): None
+            for model, states in versions.items()
+            for version, state in states.items()
+            if state.availability == UNLOADING
+        }
 
     # ---- questions
+
+    def homes(self, model: str, version: str) -> list[str]:
+        """The devices that serve a version."""
+        state = self.versions.get(model, {}).get(version)
+        return state.device_ids if state else []
 
     def ready(self, model: str, version: str) -> bool:
         """Whether a version takes requests."""
@@ -165,15 +181,13 @@ class Lifecycle:
 
     def finish_unloads(self, devices: Mapping[str, Device]) -> None:
         """Orders the unloading of what has drained. Called at the end of every turn."""
-        for model, versions in self.versions.items():
-            for version, state in versions.items():
-                if state.availability != UNLOADING:
-                    continue
-                for device_id in state.device_ids:
-                    device = devices.get(device_id)
-                    if device_id not in state.unload_ordered and device and _drained(device, model, version):
-                        state.unload_ordered.append(device_id)
-                        self.actions.append(ev.UnloadModel(device_id, model, version))
+        for model, version in self._unloading:
+            state = self.versions[model][version]
+            for device_id in state.device_ids:
+                device = devices.get(device_id)
+                if device_id not in state.unload_ordered and device and _drained(device, model, version):
+                    state.unload_ordered.append(device_id)
+                    self.actions.append(ev.UnloadModel(device_id, model, version))
 
     def unloaded(self, device: Device, model: str, version: str) -> None:
         """A version is gone from a device."""
@@ -201,6 +215,10 @@ class Lifecycle:
     def _change(self, model: str, version: str, availability: str, reason: str = "") -> None:
         state = self._state(model, version)
         state.availability, state.reason = availability, reason
+        if availability == UNLOADING:
+            self._unloading[model, version] = None
+        else:
+            self._unloading.pop((model, version), None)
         self.actions.append(ev.ModelChanged(model, version, availability, reason, tuple(state.device_ids)))
 
 

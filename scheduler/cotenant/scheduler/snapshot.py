@@ -127,7 +127,8 @@ def restore(snapshot: Snapshot, policy: Policy) -> Core:
     for kept in snapshot.devices:
         _restore_device(core, kept)
     life = core.lifecycle
-    life.versions, life.wanted = snapshot.versions, snapshot.wanted
+    life.restore_versions(snapshot.versions)
+    life.wanted = snapshot.wanted
     life.loads, life.unload_tickets = snapshot.loads, snapshot.unload_tickets
     return core
 
@@ -153,4 +154,4 @@ def _restore_device(core: Core, kept: DeviceSnapshot) -> None:
         device.running[body.batch.batch_id] = body
         for request in body.batch.requests:
             core.places[request.request_id] = (device_id, body.batch.batch_id)
-    core.devices[device_id] = device
+    core.add(device)

@@ -68,7 +68,7 @@ class Goodput(EarliestDeadline):
                     return Turn([], self._launch(device, queue, now_ns, 0), wake_ns)
                 break
             if candidate := self._largest(device, queue, now_ns, must_end_by):
-                gain = self._gain(device, queue, candidate, before, now_ns)
+                gain = self.gain(device, queue, candidate, before, now_ns)
                 if gain > 0.0 and (best is None or gain > BETTER * best[0]):
                     best = gain, queue, candidate
             must_end_by = earlier(must_end_by, self._last_safe_start(device, queue, now_ns))
@@ -85,7 +85,7 @@ class Goodput(EarliestDeadline):
             items = sum([request.batch_size for request in requests])
         return None
 
-    def _gain(self, device: Device, queue: Queue, candidate: Candidate, before: float, now_ns: int) -> float:
+    def gain(self, device: Device, queue: Queue, candidate: Candidate, before: float, now_ns: int) -> float:
         """What a launch adds to the device's useful progress; 0 if it should wait."""
         after = progress(device, [*(body.batch_class for body in device.running.values()), candidate.batch_class])
         gain = after - before

@@ -1,0 +1,128 @@
+"""`goodput` by example: who runs beside whom, who waits, and who is refused."""
+
+import pytest
+
+from cotenant.cli.explain_why import why
+from cotenant.runtime.estimates import BatchClass, ClassEstimate, PairCorrection, QuantileFactor
+from cotenant.scheduler import backlog
+from cotenant.scheduler import events as ev
+from cotenant.scheduler.policies.goodput import LOOK
+from worlds import MS, World, launches, refusals
+
+
+def learned(name: str, work_ms: float, *, delay: float = 0.0, beside: dict[str, float] | None = None) -> ClassEstimate:
+    """A class that is slowed by 1 + `delay` beside anyone, and by what is told more beside some."""
+    pairs = tuple(PairCorrection(BatchClass(other, "1", 1), more) for other, more in (beside or {}).items())
+    demand, weights = (0.1,) * 3, (delay,) + (0.0,) * 6
+    return ClassEstimate(
+        BatchClass(name, "1", 1), int(work_ms * MS), demand, weights, pairs, (QuantileFactor(0.95, 1.0),)
+    )
+
+
+def world(*known: ClassEstimate, concurrency: int = 2) -> World:
+    made = World("goodput")
+    made.join(*(one.batch_class.model for one in known), concurrency=concurrency, max_batch_size=1, batching=False)
+    made.step(ev.EstimatesPushed("gpu-0", 1, classes=known))
+    return made
+
+
+def test_what_adds_to_the_devices_progress_runs_beside_others_and_what_adds_nothing_waits() -> None:
+    sharing = world(learned("a", 10, delay=0.3), learned("b", 10, delay=0.3))
+    assert launches(sharing.arrive("a", slo_ms=500)) == [("a", 1)]
+    assert launches(sharing.arrive("b", slo_ms=500)) == [("b", 1)]  # 2 / 1.3 of the progress of one
+    taking_turns = world(learned("a", 10, delay=1.2), learned("b", 10, delay=1.2))
+    taking_turns.arrive("a", slo_ms=500)
+    assert launches(taking_turns.arrive("b", slo_ms=500)) == []  # 2 / 2.2
+    assert launches(taking_turns.finish(1, after_ms=10)) == [("b", 1)]
+
+
+def test_what_adds_nothing_runs_all_the_same_when_it_is_pressing() -> None:
+    taking_turns = world(learned("a", 10, delay=1.2), learned("b", 10, delay=1.2))
+    taking_turns.arrive("a", slo_ms=500)
+    assert launches(taking_turns.arrive("b", slo_ms=30)) == [("b", 1)]
+
+
+def test_of_those_that_wait_the_one_that_fits_best_runs_beside_what_runs() -> None:
+    known = (
+        learned("long", 40, delay=0.05, beside={"clashing": 0.8}),
+        learned("clashing", 10, delay=0.05, beside={"long": 0.8}),
+        learned("fitting", 10, delay=0.05),
+    )
+    made = world(*known)
+    made.arrive("long", slo_ms=1000)
+    made.step(made.request("clashing", slo_ms=400), made.request("fitting", slo_ms=500))
+    assert [name for name, _ in launches(made.actions)] == ["fitting"]
+
+
+def test_nothing_is_launched_past_a_more_urgent_one_that_could_then_be_late() -> None:
+    known = (
+        learned("long", 40, delay=0.05, beside={"urgent": 0.8}),
+        learned("urgent", 10, delay=0.05, beside={"long": 0.8}),
+        learned("fitting", 30, delay=0.05),
+    )
+    made = world(*known)
+    made.arrive("long", slo_ms=1000)
+    made.step(made.request("urgent", slo_ms=35), made.request("fitting", slo_ms=500))
+    assert [name for name, _ in launches(made.actions)] == ["urgent"]
+
+
+def test_so_many_queues_are_looked_at_and_no_more() -> None:
+    clashing = {f"m{i}": learned(f"m{i}", 10, delay=1.5) for i in range(LOOK)}
+    fitting = learned("fitting", 10, delay=0.05)
+    made = world(learned("long", 40, delay=0.8), *clashing.values(), fitting)
+    made.arrive("long", slo_ms=1000)
+    made.step(*(made.request(name, slo_ms=400) for name in clashing), made.request("fitting", slo_ms=500))
+    assert launches(made.actions) == []
+    made.step(ev.RequestCancelled(2))
+    assert launches(made.actions) == [("fitting", 1)]
+
+
+def test_nobody_is_refused_who_may_still_make_it_and_everybody_as_soon_as_that_is_over() -> None:
+    made = world(learned("a", 10), concurrency=1)
+    assert refusals(made.arrive("a", slo_ms=10.5)) == [(1, ev.PREDICTED_MISS)]  # 10 ms of work and 1 ms to answer
+    made.arrive("a", slo_ms=100)
+    for _ in range(3):  # behind each other they need 40 ms: `edf` would refuse the last
+        assert refusals(made.arrive("a", slo_ms=35)) == []
+    assert refusals(made.step(after_ms=24)) == []
+    assert refusals(made.step(after_ms=1)) == [
+        (3, ev.EXPIRED_IN_QUEUE),
+        (4, ev.EXPIRED_IN_QUEUE),
+        (5, ev.EXPIRED_IN_QUEUE),
+    ]
+
+
+def test_a_request_goes_where_it_is_answered_first() -> None:
+    made = World("goodput")
+    for device in ("gpu-0", "gpu-1"):
+        made.join("a", device=device, concurrency=1, batching=False)
+    for _ in range(3):
+        made.arrive("a", slo_ms=1000)
+    placed = [made.core.places[request][0] for request in (1, 2, 3)]
+    assert placed[:2] == ["gpu-0", "gpu-1"]
+    made.finish(made.core.places[2][1], after_ms=9)
+    assert made.core.places[3] == ("gpu-1", 3)  # it is idle, so it takes what waited
+    made.arrive("a", slo_ms=1000)
+    assert made.core.places[4][0] == "gpu-0"  # which will be free in a millisecond
+
+
+def test_who_is_further_back_is_answered_later() -> None:
+    made = world(learned("a", 10), learned("b", 20), concurrency=2)
+    for i in range(6):
+        made.arrive("ab"[i % 2], slo_ms=1000 + i)
+    device = made.core.devices["gpu-0"]
+    waiting = [entry[2] for entry in device.line if entry[3].key[0] == "a"]
+    ends = [backlog.finish_ns(device, request_id, made.now_ns, 0.95) for request_id in waiting]
+    assert ends == sorted(ends)
+    assert len(set(ends)) == len(ends) == 2
+    with pytest.raises(ValueError, match="request 999 does not wait for gpu-0"):
+        backlog.finish_ns(device, 999, made.now_ns, 0.95)
+
+
+def test_it_can_be_told_why_a_free_place_stayed_free() -> None:
+    taking_turns = world(learned("a", 10, delay=1.2), learned("b", 10, delay=1.2))
+    taking_turns.arrive("a", slo_ms=500)
+    taking_turns.arrive("b", slo_ms=500)
+    policy, device = taking_turns.core.policy, taking_turns.core.devices["gpu-0"]
+    turn = policy.turn(device, taking_turns.now_ns)
+    passed = why(policy, device, taking_turns.core.waiting[2], turn, taking_turns.now_ns, may_launch=True)
+    assert "added nothing to what the device gets done" in passed.why

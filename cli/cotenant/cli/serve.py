@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="comma-separated: cpu, cuda:N, emulated; auto: every GPU, or the CPU where there is none (default: auto)",
     )
-    p.add_argument("--policy", default="edf", help="what decides, see docs/policies.md (default: edf)")
+    p.add_argument("--policy", default="goodput", help="what decides, see docs/policies.md (default: goodput)")
     p.add_argument("--observe-only", action="store_true", help="refuse nothing for being late, only record it")
     p.add_argument("--predictor", default="", metavar="ADDRESS", help="use the predictor that runs there, start none")
     p.add_argument("--state", default="", metavar="FILE", help="keep what the predictor learns in this file")

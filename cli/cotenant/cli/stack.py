@@ -58,7 +58,7 @@ class StackOptions:
     predictor: str = ""  # address of a predictor that is already there; empty to start ours
     state: str = ""  # file of the predictor's state
     record: str = ""
-    policy: str = "edf"
+    policy: str = "goodput"
     observe_only: bool = False
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # more flags, by service
 

@@ -30,7 +30,7 @@ class SchedulerSettings:
 
     listen: str = setting("127.0.0.1:8003", "where frontends and executors connect, host:port or unix:path")
     predictor: str = setting("localhost:8004", "address of the predictor; empty to run without one")
-    policy: str = setting("edf", "what decides (docs/policies.md)", choices=sorted(POLICIES))
+    policy: str = setting("goodput", "what decides (docs/policies.md)", choices=sorted(POLICIES))
     bound_level: float = setting(0.95, "admit and launch so that a batch ends in time with this probability")
     observe_only: bool = setting(False, "refuse nothing for being late; record what would have been refused")
     max_pending: int = setting(16384, "requests that may wait in all; more are refused")

@@ -80,7 +80,7 @@ class World(_Table, frozen=True):
     models: tuple[ModelTable, ...]
     seconds: float = 60.0
     seeds: int = 1
-    policy: str | tuple[str, ...] = "edf"
+    policy: str | tuple[str, ...] = "goodput"
     predictor: str = "fluid"
     learn_seconds: float | None = None
     level: float = 0.95

@@ -11,10 +11,10 @@ from cotenant.executor.emulated_gpu import (
     LAWS,
     EmulatedGpu,
     Kernel,
-    fair_level,
     personalities,
     progress_rates,
 )
+from cotenant.runtime.sharing import fair_level
 
 MS = 1_000_000
 shares = st.floats(0, 1)

@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from cotenant.executor.phases import Cut, Piece, cut
 from cotenant.runtime.estimates import Phase
+from cotenant.runtime.sharing import fair_level
 
 LAUNCH_GAP_NS = 2_000  # between kernels of one stream: a few us on current GPUs
 # How much another's full cache raises one's own DRAM traffic, per unit of both footprints.
@@ -308,16 +309,3 @@ def _traffic(shares: tuple[tuple[float, float, float], ...]) -> list[float]:
     """DRAM bandwidth asked for beside each other's caches."""
     footprint = sum(l2 for _, _, l2 in shares)
     return [need * (1.0 + CACHE_INTERFERENCE * l2 * (footprint - l2)) for _, need, l2 in shares]
-
-
-def fair_level(needs: list[float]) -> float:
-    """Water level of max-min fairness on one unit: who needs less gets all of it, the others get the level each."""
-    left, count = 1.0, len(needs)
-    if sum(needs) <= left:
-        return math.inf
-    for need in sorted(needs):
-        if need * count > left:
-            break
-        left -= need
-        count -= 1
-    return left / count if count else math.inf  # the sum was above one by rounding alone

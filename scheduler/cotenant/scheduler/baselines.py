@@ -9,15 +9,10 @@ from collections.abc import Callable
 from cotenant.runtime.estimates import BatchClass
 from cotenant.scheduler.books import Device, Queue
 from cotenant.scheduler.events import EXPIRED_IN_QUEUE, Forecast, Request
-from cotenant.scheduler.planning import class_of, consider, most_urgent_deadline, solo_finish_ns
+from cotenant.scheduler.planning import class_of, consider, earlier, most_urgent_deadline, solo_finish_ns
 from cotenant.scheduler.policy import LaunchBatch, Rejection, Turn
 
 WorkNs = Callable[[BatchClass], int]
-
-
-def earlier(a: int, b: int) -> int:
-    """The earlier of two instants, of which 0 stands for none."""
-    return min(a, b) if a and b else a or b
 
 
 def expired(device: Device, now_ns: int) -> Turn:

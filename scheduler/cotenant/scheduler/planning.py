@@ -34,6 +34,11 @@ def class_of(queue: Queue, items: int) -> BatchClass:
     return BatchClass(model, version, items, bucket)
 
 
+def earlier(a: int, b: int) -> int:
+    """The earlier of two instants, of which 0 stands for none."""
+    return min(a, b) if a and b else a or b
+
+
 def most_urgent_deadline(requests: list[Request]) -> int:
     """The earliest deadline among requests; 0 if none has one."""
     return min((r.deadline_ns for r in requests if r.deadline_ns), default=0)

@@ -14,7 +14,7 @@ Rules, in order:
 
 from cotenant.scheduler.books import Device, Queue
 from cotenant.scheduler.events import EXPIRED_IN_QUEUE, PREDICTED_MISS, Request
-from cotenant.scheduler.planning import Candidate, class_of, consider, plan, solo_finish_ns
+from cotenant.scheduler.planning import Candidate, class_of, consider, earlier, plan, solo_finish_ns
 from cotenant.scheduler.policy import LaunchBatch, Outlook, Rejection, Turn
 
 
@@ -30,13 +30,9 @@ class EarliestDeadline:
 
     def outlook(self, device: Device, request: Request, now_ns: int) -> Outlook:
         """Rejects what would be late, and what would make others late that have been admitted."""
+        if outlook := self.alone(device, request, now_ns):
+            return outlook
         solo_ns = solo_finish_ns(device, request, now_ns)
-        if not request.deadline_ns:
-            return Outlook(solo_ns, None)
-        if solo_ns > request.deadline_ns:
-            return Outlook(solo_ns, missing(request, PREDICTED_MISS, now_ns, solo_ns, solo_ns, "even alone"))
-        if device.queued == 1 and not device.running:
-            return Outlook(solo_ns, None)
         planned = plan(device, now_ns, self.level)
         finish_ns = planned.finish_ns.get(request.request_id, solo_ns)
         if finish_ns > request.deadline_ns:
@@ -46,6 +42,15 @@ class EarliestDeadline:
             message = f"running it would make {harmed} admitted request(s) late"
             return Outlook(finish_ns, Rejection(request, PREDICTED_MISS, message, finish_ns, solo_ns))
         return Outlook(finish_ns, None)
+
+    def alone(self, device: Device, request: Request, now_ns: int) -> Outlook | None:
+        """What is certain without a look at what waits and runs; None if that matters."""
+        solo_ns = solo_finish_ns(device, request, now_ns)
+        if 0 < request.deadline_ns < solo_ns:
+            return Outlook(solo_ns, missing(request, PREDICTED_MISS, now_ns, solo_ns, solo_ns, "even alone"))
+        if not request.deadline_ns or (device.queued == 1 and not device.running):
+            return Outlook(solo_ns, None)
+        return None
 
     def _late_without(self, device: Device, request: Request, now_ns: int) -> int:
         device.dequeue(request)
@@ -159,8 +164,3 @@ def missing(request: Request, reason: str, now_ns: int, finish_ns: int, solo_ns:
     waited = f", {(now_ns - request.arrival_ns) / 1e6:.1f} ms of it gone" if reason == EXPIRED_IN_QUEUE else ""
     message = f"predicted to finish {over_ms:.1f} ms late {why} (budget {budget_ms:.1f} ms{waited})"
     return Rejection(request, reason, message, finish_ns, solo_ns)
-
-
-def earlier(a: int, b: int) -> int:
-    """The earlier of two instants, of which 0 stands for none."""
-    return min(a, b) if a and b else a or b

@@ -18,9 +18,9 @@ from itertools import islice
 from cotenant.runtime.estimates import BatchClass
 from cotenant.scheduler import backlog
 from cotenant.scheduler.books import Device, Queue
-from cotenant.scheduler.events import PREDICTED_MISS, Request
-from cotenant.scheduler.planning import Candidate, class_of, consider, solo_finish_ns
-from cotenant.scheduler.policies.earliest_deadline import EarliestDeadline, as_launch, earlier, missing
+from cotenant.scheduler.events import Request
+from cotenant.scheduler.planning import Candidate, class_of, consider, earlier, solo_finish_ns
+from cotenant.scheduler.policies.earliest_deadline import EarliestDeadline, as_launch
 from cotenant.scheduler.policy import Outlook, Turn
 
 LOOK = 4  # queues looked at, most urgent first: each costs a roll or two
@@ -36,14 +36,10 @@ class Goodput(EarliestDeadline):
 
     def outlook(self, device: Device, request: Request, now_ns: int) -> Outlook:
         """Rejects what would be late even alone."""
-        solo_ns = solo_finish_ns(device, request, now_ns)
-        if not request.deadline_ns:
-            return Outlook(solo_ns, None)
-        if solo_ns > request.deadline_ns:
-            return Outlook(solo_ns, missing(request, PREDICTED_MISS, now_ns, solo_ns, solo_ns, "even alone"))
-        if device.queued == 1 and not device.running:
-            return Outlook(solo_ns, None)
-        return Outlook(max(solo_ns, backlog.finish_ns(device, request.request_id, now_ns, self.level)), None)
+        if outlook := self.alone(device, request, now_ns):
+            return outlook
+        behind_ns = backlog.finish_ns(device, request.request_id, now_ns, self.level)
+        return Outlook(max(solo_finish_ns(device, request, now_ns), behind_ns), None)
 
     def turn(self, device: Device, now_ns: int) -> Turn:
         """The launch that adds most, or how long to wait for one."""

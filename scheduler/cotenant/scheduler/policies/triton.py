@@ -20,9 +20,10 @@ Not there: sequence and ensemble scheduling, the rate limiter, timeouts that del
 
 from collections.abc import Sequence
 
-from cotenant.scheduler.baselines import backlog_finish_ns, earlier, expired, may_run, unaware_launch
+from cotenant.scheduler.baselines import backlog_finish_ns, expired, may_run, unaware_launch
 from cotenant.scheduler.books import Device, Queue
 from cotenant.scheduler.events import ModelSpec, Request
+from cotenant.scheduler.planning import earlier
 from cotenant.scheduler.policy import Outlook, Turn
 
 

@@ -77,6 +77,19 @@ def test_so_many_queues_are_looked_at_and_no_more() -> None:
     assert launches(made.actions) == [("fitting", 1)]
 
 
+def test_queues_that_may_not_launch_do_not_keep_others_from_being_looked_at() -> None:
+    limited = [f"m{i}" for i in range(LOOK)]
+    made = World("goodput")
+    made.join(*limited, concurrency=2 * LOOK, max_instances=1, batching=False)
+    made.load("free", batching=False)
+    known = tuple(learned(name, 10, delay=0.05) for name in (*limited, "free"))
+    made.step(ev.EstimatesPushed("gpu-0", 1, classes=known))
+    made.step(*(made.request(name, slo_ms=400) for name in limited))
+    made.step(*(made.request(name, slo_ms=400) for name in limited))  # each waits for its own to end
+    assert len(made.core.waiting) == LOOK
+    assert launches(made.arrive("free", slo_ms=1000)) == [("free", 1)]
+
+
 def test_nobody_is_refused_who_may_still_make_it_and_everybody_as_soon_as_that_is_over() -> None:
     made = world(learned("a", 10), concurrency=1)
     assert refusals(made.arrive("a", slo_ms=10.5)) == [(1, ev.PREDICTED_MISS)]  # 10 ms of work and 1 ms to answer

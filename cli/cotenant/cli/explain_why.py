@@ -62,7 +62,9 @@ def _another(policy: Policy, device: Device, queue: Queue, request: Request, tur
 
 def _held_back(policy: EarliestDeadline, device: Device, queue: Queue, request: Request, now_ns: int) -> str:
     """By the rules of `edf`, in the order in which they decide, and by what `goodput` adds to them."""
-    if isinstance(policy, Goodput) and queue not in device.by_urgency()[:LOOK]:
+    if reason := _filling(queue, now_ns):
+        return reason
+    if isinstance(policy, Goodput) and queue not in policy.looked_at(device, now_ns)[0]:
         return f"the {LOOK} most urgent queues are looked at, and its own was not among them"
     unknown = [body for body in device.running.values() if not body.batch.forecast.work_ns]
     if unknown:
@@ -71,8 +73,6 @@ def _held_back(policy: EarliestDeadline, device: Device, queue: Queue, request: 
     items = sum(one.batch_size for one in smallest)
     if not device.work_ns(class_of(queue, items)):
         return "it was not known how long its batch takes, so it had to run alone and the device had to empty"
-    if reason := _filling(queue, now_ns):
-        return reason
     candidate = consider(device, queue, smallest, items, now_ns, policy.level)
     bound_ns = candidate.bound_finish_ns if device.running else candidate.mean_finish_ns
     if candidate.deadline_ns and bound_ns > candidate.deadline_ns:

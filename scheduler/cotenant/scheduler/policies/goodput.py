@@ -13,7 +13,6 @@ Rules, in order; those of `edf` hold where nothing else is said.
 """
 
 from collections.abc import Sequence
-from itertools import islice
 
 from cotenant.runtime.estimates import BatchClass
 from cotenant.scheduler import backlog
@@ -50,13 +49,9 @@ class Goodput(EarliestDeadline):
             return hopeless
         before = progress(device, [body.batch_class for body in device.running.values()])
         best: tuple[float, Queue, Candidate] | None = None
-        wake_ns, must_end_by = hopeless.wake_ns, 0
-        for queue in islice(device.by_urgency(), LOOK):
-            if queue.spec.max_instances and device.running_of(*queue.key[:2]) >= queue.spec.max_instances:
-                continue
-            if (until_ns := self._fill_until(device, queue, now_ns)) > now_ns:
-                wake_ns = earlier(wake_ns, until_ns)
-                continue
+        queues, until_ns = self.looked_at(device, now_ns)
+        wake_ns, must_end_by = earlier(hopeless.wake_ns, until_ns), 0
+        for queue in queues:
             if not device.work_ns(class_of(queue, queue.batch_at(0)[1])):
                 if device.running:
                     break  # it runs alone: the device empties for it
@@ -69,6 +64,19 @@ class Goodput(EarliestDeadline):
                     best = gain, queue, candidate
             must_end_by = earlier(must_end_by, self._last_safe_start(device, queue, now_ns))
         return Turn([], as_launch(best[1], best[2], now_ns) if best else None, wake_ns)
+
+    def looked_at(self, device: Device, now_ns: int) -> tuple[list[Queue], int]:
+        """The most urgent queues that may launch now, and when the first of those that wait for fuller batches will."""
+        found: list[Queue] = []
+        wake_ns = 0
+        for queue in device.by_urgency():
+            if queue.spec.max_instances and device.running_of(*queue.key[:2]) >= queue.spec.max_instances:
+                continue
+            if (until_ns := self._fill_until(device, queue, now_ns)) > now_ns:
+                wake_ns = earlier(wake_ns, until_ns)
+            elif len(found) < LOOK:
+                found.append(queue)
+        return found, wake_ns
 
     def _largest(self, device: Device, queue: Queue, now_ns: int, must_end_by: int) -> Candidate | None:
         """The largest batch of a queue's first requests that keeps every deadline."""

@@ -102,7 +102,7 @@ def test_garbage_gets_its_error_and_the_scheduler_goes_on(tmp_path: Path) -> Non
         with pytest.raises(grpc.aio.AioRpcError, match="not a serialised ModelConfig"):
             await until_it_ends(stream)
         status = await stub.GetStatus(scheduler_pb2.GetStatusRequest())
-        assert status.policy == "edf"
+        assert status.policy == "goodput"
 
     play(tmp_path, scenario)
 

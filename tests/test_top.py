@@ -199,7 +199,7 @@ def busy(identity_stack: StackThread) -> StackThread:
 def test_once_as_json_tells_what_clients_saw(busy: StackThread, capsys: pytest.CaptureFixture[str]) -> None:
     assert top.main(["--scheduler", busy.stack.scheduler, "--once", "--json", "--interval-s", "0.1"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["policy"] == "edf"
+    assert found["policy"] == "goodput"
     assert found["predictor_connected"] is True
     assert found["decision_count"] > 30
     assert found["decision_mean_us"] > 0

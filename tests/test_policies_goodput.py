@@ -42,6 +42,17 @@ def test_what_adds_nothing_runs_all_the_same_when_it_is_pressing() -> None:
     assert launches(taking_turns.arrive("b", slo_ms=30)) == [("b", 1)]
 
 
+def test_it_is_asked_again_when_what_adds_nothing_becomes_pressing() -> None:
+    taking_turns = world(learned("long", 300, delay=1.2), learned("b", 10, delay=1.2))
+    taking_turns.arrive("long", slo_ms=5000)
+    waits = taking_turns.arrive("b", slo_ms=100)
+    assert launches(waits) == []
+    wake_ns = [a.at_ns for a in waits if isinstance(a, ev.WakeAt)][-1]
+    # Beside the other it takes 22 ms and 1 to answer: half as much again before its deadline.
+    assert wake_ns == taking_turns.now_ns + 100 * MS - int(1.5 * 23 * MS)
+    assert launches(taking_turns.step(after_ms=(wake_ns - taking_turns.now_ns) / MS)) == [("b", 1)]
+
+
 def test_of_those_that_wait_the_one_that_fits_best_runs_beside_what_runs() -> None:
     known = (
         learned("long", 40, delay=0.05, beside={"clashing": 0.8}),

@@ -92,7 +92,9 @@ class Core:
         self._actions = self.lifecycle.actions = []
         self._touched = set()
         while self._wakes and self._wakes[0][0] <= self.now_ns:
-            self._touched.add(heappop(self._wakes)[2])
+            wake = heappop(self._wakes)
+            if self._is_due(wake):  # a core restored from a snapshot knows no others
+                self._touched.add(wake[2])
         self.settled_ns = self.settled_ns or self.now_ns + self.config.settle_ns
         excess_ns = self.answer_overhead_ns - self.config.answer_overhead_ns
         if excess_ns > 0 and self.now_ns - self.overhead_told_ns > OVERHEAD_PATIENCE_NS:

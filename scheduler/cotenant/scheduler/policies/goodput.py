@@ -60,7 +60,9 @@ class Goodput(EarliestDeadline):
                 break
             if candidate := self._largest(device, queue, now_ns, must_end_by):
                 gain = self.gain(device, queue, candidate, before, now_ns)
-                if gain > 0.0 and (best is None or gain > BETTER * best[0]):
+                if gain <= 0.0:
+                    wake_ns = earlier(wake_ns, pressing_ns(queue, candidate, now_ns))
+                elif best is None or gain > BETTER * best[0]:
                     best = gain, queue, candidate
             must_end_by = earlier(must_end_by, self._last_safe_start(device, queue, now_ns))
         return Turn([], as_launch(best[1], best[2], now_ns) if best else None, wake_ns)
@@ -95,9 +97,18 @@ class Goodput(EarliestDeadline):
         gain = after - before
         if not device.running or gain > WORTH * before:
             return max(gain, 1e-9)
-        head = queue.head
-        due_ns = head.deadline_ns or (head.order_ns or queue.urgency_of(head)[1])
-        return 1e-9 if due_ns - now_ns < PRESSING * (candidate.mean_finish_ns - now_ns) else 0.0
+        return 1e-9 if pressing_ns(queue, candidate, now_ns) <= now_ns else 0.0
+
+
+def pressing_ns(queue: Queue, candidate: Candidate, now_ns: int) -> int:
+    """When the head of a queue is pressing, so that its batch no longer waits; `now_ns` if it is.
+
+    Its duration shrinks while others end, so that may come later; it is asked again then, at least a 16th of it apart.
+    """
+    duration_ns = candidate.mean_finish_ns - now_ns
+    due_ns = queue.head.deadline_ns or queue.urgency_at(0)[1]
+    at_ns = due_ns - int(PRESSING * duration_ns)
+    return now_ns if at_ns <= now_ns else max(at_ns, now_ns + duration_ns // 16)
 
 
 def progress(device: Device, classes: Sequence[BatchClass]) -> float:

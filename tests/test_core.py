@@ -404,16 +404,3 @@ def test_a_model_that_is_loaded_again_with_other_priorities_keeps_what_waits() -
     assert [request.request_id for request in next(iter(device.queues.values()))] == [2, 3]
     assert launches(world.finish(1, after_ms=10)) == [("a", 2)]
     assert not device.line
-
-
-def test_a_device_is_not_asked_when_it_no_longer_wanted_to_be() -> None:
-    world = World()
-    world.join("a", concurrency=1)
-    world.arrive("a", slo_ms=500)  # runs
-    wake_ns = [a.at_ns for a in world.arrive("a", slo_ms=40) if isinstance(a, ev.WakeAt)][-1]
-    world.step(ev.RequestCancelled(2))
-    asked: list[int] = []
-    turn = world.core.policy.doomed
-    world.core.policy.doomed = lambda device, now_ns: asked.append(now_ns) or turn(device, now_ns)  # type: ignore[method-assign, func-returns-value]
-    world.step(after_ms=(wake_ns - world.now_ns) / MS + 1)
-    assert asked == []

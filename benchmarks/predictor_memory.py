@@ -1,16 +1,18 @@
 """Memory and speed of the predictor under a long, hostile stream of events.
 
-    python benchmarks/predictor_memory.py [--events 10000000] [--max-classes 20000] [--state FILE]
+    python benchmarks/predictor_memory.py [--events 10000000] [--max-classes 20000] [--state FILE] [--seconds S]
 
 Of a hundred events about 70 are of 200 classes that run beside each other, 20 of classes that are seen once, 10 are
 broken. Each of the 200 goes after half a million events, and a new one comes in its place, in turn, so 10
 million events bring some two million classes, 1.6 million pairs of the 200, and, with a new incarnation for every
 thousand events, ten thousand incarnations. What is learned is written to SQLite and told to a subscriber as often as in
-the service at 10,000 events a second. Memory is read after every million events.
+the service at 10,000 events a second. Memory is read after every million events; --seconds ends it after the first
+reading later than that, with what was reached.
 """
 
 import argparse
 import itertools
+import math
 import os
 import random
 import tempfile
@@ -76,8 +78,10 @@ def file_bytes(state: Path | None) -> int:
     return sum(part.stat().st_size for part in state.parent.glob(state.name + "*")) if state else 0
 
 
-def flood(events: int, *, max_classes: int, state: Path | None, parts: int) -> list[dict[str, Any]]:
-    """Plays the stream; returns a row for each part of it."""
+def flood(
+    events: int, *, max_classes: int, state: Path | None, parts: int, seconds: float = math.inf
+) -> list[dict[str, Any]]:
+    """Plays the stream; returns a row for each part of it, until `seconds` are over."""
     noise = random.Random(0)
     knowledge, store = Knowledge(max_classes=max_classes), Store(state)
     device = knowledge.device(DeviceSpec("gpu-0", "emulated", "made-up GPU", RESOURCES))
@@ -114,6 +118,8 @@ def flood(events: int, *, max_classes: int, state: Path | None, parts: int) -> l
             }
         )
         print({k: round(v, 1) for k, v in rows[-1].items()}, flush=True)
+        if rows[-1]["seconds"] > seconds:
+            break
     store.close()
     return rows
 
@@ -140,13 +146,15 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--max-classes", type=int, default=20_000)
     parser.add_argument("--state", type=Path, default=None)
+    parser.add_argument("--seconds", type=float, default=math.inf)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         state = chosen.state or Path(folder) / "predictor.sqlite"
         parts = max(2, chosen.events // PART)
-        rows = flood(chosen.events, max_classes=chosen.max_classes, state=state, parts=parts)
+        limits = {"max_classes": chosen.max_classes, "parts": parts, "seconds": chosen.seconds}
+        rows = flood(chosen.events, state=state, **limits)
     (RESULTS / "predictor_memory.svg").write_text(plot(rows), encoding="utf-8")
-    settled = rows[min(1, len(rows) - 2)]
+    settled = rows[max(0, min(1, len(rows) - 2))]
     grown = rows[-1]["resident_mb"] - settled["resident_mb"]
     print(f"from {settled['events']:,} events to {rows[-1]['events']:,}: {grown:+.1f} MB")
     print(save("predictor_memory", rows, max_classes=chosen.max_classes))

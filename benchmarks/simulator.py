@@ -1,10 +1,11 @@
 """The simulator judged: phase by phase against kernel by kernel, and what a simulated request costs.
 
-    python benchmarks/simulator.py [--seconds 10] [--seeds 3] [--skip-large]
+    python benchmarks/simulator.py [--seconds 10] [--seeds 3] [--skip-large] [--only-large]
 
 *Durations*: the same batches start at the same instants on both kinds of device, without noise. *Attainment*: the same
 arrivals, the same policies, with a learner; virtual time depends on nothing of the machine. *Cost*: CPU time per
-request of examples/worlds/many-models.toml (2,000 models on 256 devices), and the share of the core in it.
+request of examples/worlds/many-models.toml (2,000 models on 256 devices), joining included, and the share of the core
+in it; at the world's rates, where nearly every request is a batch of its own, and at three times those.
 """
 
 import argparse
@@ -114,14 +115,15 @@ def compare_attainment(policy: str, scale: float, seed: int, seconds: float) -> 
     }
 
 
-def cost(policy: str) -> dict[str, Any]:
+def cost(policy: str, rate: float) -> dict[str, Any]:
     """The second run of two in one process: the first finds out what pairs of phases do to each other."""
     study = Study(read(LARGE))
     for _ in range(2):
-        row = study.run(policy, Setting(), 0, extras=Extras(timed=True))
+        row = study.run(policy, Setting(rate=rate), 0, extras=Extras(timed=True))
     assert row.core_s is not None
     return {
         "policy": policy,
+        "rate": rate,
         "requests": row.offered,
         "batches": row.batches,
         "attainment": row.attainment,
@@ -144,26 +146,28 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--skip-large", action="store_true")
+    parser.add_argument("--only-large", action="store_true")
     a = parser.parse_args()
     by_duration = [
         compare_durations(law, of, load, seed)
-        for law in LAWS
+        for law in (() if a.only_large else LAWS)
         for of in ("four", "all seven")
         for load in (0.5, 1.0)
         for seed in range(a.seeds)
     ]
-    show(by_duration)
     by_attainment = [
         compare_attainment(policy, scale, seed, a.seconds)
-        for policy in ("edf", "exclusive-fifo")
+        for policy in (() if a.only_large else ("edf", "exclusive-fifo"))
         for scale in (1.0, 3.0, 5.0)
         for seed in range(a.seeds)
     ]
-    show(by_attainment)
-    costs = [] if a.skip_large else [cost(policy) for policy in ("exclusive-fifo", "edf")]
-    if costs:
-        show(costs)
-    print(save("simulator", by_duration, attainment=by_attainment, cost=costs))
+    policies = () if a.skip_large else ("goodput", "edf", "exclusive-fifo")
+    costs = [cost(policy, rate) for policy in policies for rate in (1.0, 3.0)]
+    for rows in (by_duration, by_attainment, costs):
+        if rows:
+            show(rows)
+    name = "simulator-cost" if a.only_large else "simulator"
+    print(save(name, by_duration, attainment=by_attainment, cost=costs))
 
 
 if __name__ == "__main__":

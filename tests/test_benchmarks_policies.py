@@ -54,3 +54,28 @@ def test_coefficients_are_fitted_to_the_pairs_in_a_log(monkeypatch: pytest.Monke
     assert len(pairs) > 30
     assert all(0.9 < pair.slowdown < 3.0 and len(pair.own) == len(pair.other) == 3 for pair in pairs)
     assert benchmark.fit(pairs, (1, 2))["error_median"] < 0.1
+
+
+def test_the_highest_rate_is_one_that_is_reached_and_little_more_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = load("scheduling", monkeypatch)
+    workload = benchmark.Workload("text", 1.0, "loose", 1)
+    found = benchmark.highest(workload, benchmark.Entrant("exclusive-fifo"), 3.0, 1)
+    kept = dict(found["tried"])
+    assert kept[found["rate"]] >= benchmark.TARGET
+    assert min(rate for rate, attained in kept.items() if attained < benchmark.TARGET) < 1.05 * found["rate"]
+    better = {**found, "policy": "triton", "setting": "2 instances", "rate": 3 * found["rate"]}
+    cells = f"| {found['rate']:.2f} | {better['rate']:.2f} |"
+    assert cells in benchmark.table([found, {**better, "rate": 0.01, "setting": "1 instance"}, better])
+
+
+def test_scheduling_goes_on_where_it_was_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    benchmark = load("scheduling", monkeypatch)
+    journal, output = tmp_path / "journal", tmp_path / "found.json"
+    options = ["--devices", "1", "--mixes", "text", "--cv", "1", "--slo", "loose", "--seconds", "0.2", "--seeds", "1"]
+    options += ["--policies", "exclusive-fifo", "--journal", str(journal), "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["scheduling.py", *options])
+    benchmark.main()
+    kept = journal.read_text(encoding="utf-8")
+    benchmark.main()
+    assert journal.read_text(encoding="utf-8") == kept
+    assert json.loads(output.read_text(encoding="utf-8"))["rows"] == [json.loads(line) for line in kept.splitlines()]

@@ -253,7 +253,7 @@ def test_triton_statistics_index_and_clean_up(client: Any) -> None:
     client.unregister_system_shared_memory()
     client.unregister_cuda_shared_memory()
     assert not client.get_system_shared_memory_status().regions
-    with pytest.raises(triton.InferenceServerException, match="SystemSharedMemoryRegister is not supported"):
+    with pytest.raises(triton.InferenceServerException, match="must be started with --allow-client-shm"):
         client.register_system_shared_memory("r", "/k", 64)
 
 

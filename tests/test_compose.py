@@ -54,7 +54,7 @@ def settings_of(service: Service) -> dict[str, object]:
     """A service's variables and their defaults."""
     name = service.command[2].rpartition(".")[2]
     module = import_module(f"cotenant.{name}.__main__")
-    (settings,) = (kind for key, kind in vars(module).items() if key.endswith("Settings"))
+    settings = getattr(module, f"{name.capitalize()}Settings")
     return {f"COTENANT_{name.upper()}_{field.name.upper()}": field.default for field in dataclasses.fields(settings)}
 
 

@@ -320,7 +320,7 @@ def test_a_new_scheduler_rebuilds_from_what_executors_hold_in_any_order() -> Non
             assert launches(world.step(event)) == []
             assert refusals(world.actions) == []
         assert world.core.devices["gpu-0"].running[1].remaining_ns == pytest.approx(6 * MS)
-        assert world.core.next_batch_id == 2
+        assert world.core.batches.next_id == 2
 
 
 def test_a_dropped_launch_is_placed_again_and_missing_inputs_are_told() -> None:
@@ -363,13 +363,48 @@ def test_draining_refuses_what_is_new_and_finishes_what_was_admitted() -> None:
     assert launches(world.finish(1, after_ms=10)) == [("a", 1)]
 
 
-def test_the_margin_for_answers_rises_at_once_and_falls_slowly() -> None:
+def test_the_margin_for_answers_follows_what_is_usual() -> None:
     world = World()
     world.join("a")
     world.step(ev.AnswerOverheadMeasured(8 * MS))
     assert refusals(world.arrive("a", slo_ms=17)) == [(1, ev.PREDICTED_MISS)]
-    world.step(ev.AnswerOverheadMeasured(1 * MS))
-    assert 7 * MS < world.core.answer_overhead_ns < 8 * MS
+    for _ in range(3):
+        world.step(ev.AnswerOverheadMeasured(2 * MS))
+    assert world.core.margin.overhead_ns == 2 * MS
+    assert refusals(world.arrive("a", slo_ms=17)) == []
+
+
+def test_a_hiccup_of_a_host_refuses_nobody() -> None:
+    world = World("goodput")
+    world.join("a")
+    for _ in range(3):
+        world.step(ev.AnswerOverheadMeasured(2 * MS))
+    world.step(ev.AnswerOverheadMeasured(90 * MS))
+    assert launches(world.arrive("a", slo_ms=50)) == [("a", 1)]
+
+
+def test_only_what_is_sure_to_be_late_is_refused_where_answers_take_now_this_now_that() -> None:
+    world = World("goodput")
+    world.join("a", concurrency=1)
+    for measured in (3, 30, 30, 30):
+        world.step(ev.AnswerOverheadMeasured(measured * MS))
+    assert (world.core.margin.overhead_ns, world.core.margin.least_ns) == (30 * MS, 3 * MS)
+    assert refusals(world.arrive("a", slo_ms=25)) == []  # 10 ms of work and 3 to answer
+    assert refusals(world.arrive("a", slo_ms=12)) == [(2, ev.PREDICTED_MISS)]
+
+
+def test_an_order_takes_what_the_last_ones_took() -> None:
+    world = World("goodput")
+    world.join("a", concurrency=1)
+    for batch_id in (1, 2, 3):
+        world.arrive("a", slo_ms=500)
+        world.step(ev.BatchStarted("gpu-0", batch_id, world.now_ns + 4 * MS), after_ms=5)
+        world.restart_twin()
+        world.finish(batch_id, after_ms=10)
+    assert world.core.devices["gpu-0"].order_ns == 4 * MS
+    [launched] = [action for action in world.arrive("a", slo_ms=500) if isinstance(action, ev.Launch)]
+    # It is dropped by its executor only where it could not be in time however fast everything is.
+    assert launched.batch.latest_start_ns == world.now_ns + (500 - 10 - 1) * MS
 
 
 def test_a_margin_measured_under_overload_does_not_refuse_for_ever() -> None:

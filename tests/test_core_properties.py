@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cotenant.scheduler import events as ev
 from cotenant.scheduler.policies import POLICIES
+from cotenant.scheduler.settings import ModelSettings, Settings, TenantSettings
 from worlds import MS, World, device_spec, estimate, model_spec, profiles
 
 DEVICES = ("gpu-0", "gpu-1")
@@ -23,7 +24,7 @@ steps = st.lists(
             ["arrive"] * 8
             + ["finish"] * 6
             + ["started", "drop", "fail", "cancel", "time", "estimates", "release", "again"]
-            + ["window", "snapshot"] * 3
+            + ["window", "snapshot", "settings"] * 3
             + ["join", "suspend", "lose", "load", "unload", "frontend"]
         ),
         st.integers(0, 2**16),
@@ -36,8 +37,8 @@ steps = st.lists(
 class Chaos:
     """Turns random numbers into events that may happen in the state the world is in."""
 
-    def __init__(self, world: World, present: int) -> None:
-        self.world = world
+    def __init__(self, world: World, present: int, tenants: tuple[str, ...] = ("",)) -> None:
+        self.world, self.tenants = world, tenants
         self.incarnations = dict.fromkeys(DEVICES, 1)
         for device in DEVICES[:present]:
             self.join(device)
@@ -69,7 +70,8 @@ class Chaos:
                 slo = (0.0, 8.0, 20.0, 60.0, 200.0)[number % 5]
                 frontend = (number % 2) << 33
                 count = 1 + number % 3
-                made = [world.request(model, slo, priority=number % 4) for _ in range(count)]
+                tenant = self.tenants[number // 5 % len(self.tenants)]
+                made = [world.request(model, slo, priority=number % 4, tenant=tenant) for _ in range(count)]
                 world.step(*(self._of_frontend(m, frontend) for m in made), after_ms=ms / 8)
             case "finish" if batch:
                 world.finish(batch, after_ms=ms)
@@ -86,6 +88,8 @@ class Chaos:
             case "estimates":
                 learned = [estimate(m, size, 3.0 + ms / 4, delay=(number % 10) / 11) for m in MODELS for size in (1, 2)]
                 world.step(ev.EstimatesPushed(device, number, number % 2 == 0, tuple(learned)))
+            case "settings":
+                world.step(ev.SettingsChanged(self._settings(number, ms), ticket=number % 3))
             case "window":
                 world.step(ev.WindowRequested(device, number, int(ms * MS) + 1))
             case "release":
@@ -116,6 +120,28 @@ class Chaos:
                 world.step(ev.FrontendLost(number % 2))
         self._obey_unloads(world.actions)
 
+    def _settings(self, number: int, ms: float) -> Settings:
+        """Some settings; now and then none of tenants and models."""
+        own = tuple(
+            TenantSettings(t, weight=1.0 + i * number % 7) for i, t in enumerate(self.tenants) if number >> i & 1
+        )
+        limited = TenantSettings("*", requests_per_s=20.0 + ms, device_share=0.1 + ms / 40, max_pending=3 + number % 9)
+        models = (
+            ModelSettings("a", slo_ns=int(ms * MS)),
+            ModelSettings("c", priority_levels=number % 5, max_queue_size=4),
+        )
+        return Settings(
+            sorted(POLICIES)[number % len(POLICIES)] if number % 4 == 0 else self.world.core.config.policy,
+            (0.5, 0.9, 0.95)[number % 3],
+            revision=self.world.core.config.revision + 1,
+            answer_overhead_ns=(number % 4) * MS,
+            max_pending=5 + number % 60,
+            max_tenants=number % 3,
+            fair_turn_ns=MS * (1 + number % 20),
+            models=models if number % 2 else (),
+            tenants=(*own, limited) if number % 5 else (),
+        )
+
     def _of_frontend(self, arrived: ev.RequestArrived, prefix: int) -> ev.RequestArrived:
         request = msgspec.structs.replace(arrived.request, request_id=arrived.request.request_id | prefix)
         del self.world.submitted[arrived.request.request_id]
@@ -142,14 +168,14 @@ class Chaos:
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
-@given(st.integers(0, 2), steps)
+@given(st.integers(0, 2), st.sampled_from([("",), ("", "one"), ("one", "two", "three", "four")]), steps)
 def test_whatever_happens_every_request_has_exactly_one_outcome(
-    policy: str, present: int, plan: list[tuple[str, int, float]]
+    policy: str, present: int, tenants: tuple[str, ...], plan: list[tuple[str, int, float]]
 ) -> None:
     # `World.step` checks after every step: same events give the same actions (also from a snapshot), concurrency and
     # instance limits, no launch past its latest start or on a device that is away, the books add up.
     world = World(policy)
-    chaos = Chaos(world, present)
+    chaos = Chaos(world, present, tenants)
     for what, number, ms in plan:
         note(f"{what} {number} {ms}")
         chaos.do(what, number, ms)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from cotenant.scheduler import core as core_module
 from cotenant.scheduler import events as ev
+from cotenant.scheduler import tables
 from worlds import World, estimate
 
 
@@ -15,7 +15,7 @@ def push(device_id: str, *names: str, version: int = 1, complete: bool = False) 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_module, "MAX_AWAY", 3)
+    monkeypatch.setattr(tables, "MAX_AWAY", 3)
 
 
 def kept(world: World) -> list[str]:

@@ -390,6 +390,17 @@ def test_by_trace(world: Recorded) -> None:
     assert f"trace {TRACE}" in text
 
 
+def test_by_the_id_that_its_client_gave_it_the_last_of_them(world: Recorded) -> None:
+    ids = [world.come(model, client_request_id="order 1/2") for model in ("a", "b", "a")]
+    world.come("c", client_request_id="another")
+    story, text = world.told("order 1/2")
+    assert story.request_id == ids[2]
+    assert f"Others that were called 'order 1/2' before it: {ids[1]}, {ids[0]}." in text
+    assert "id 'order 1/2' of its client" in text
+    story, _ = world.told("order 1/2", model="b")
+    assert (story.request_id, story.remarks) == (ids[1], [])
+
+
 def failed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert explain.main([str(argument) for argument in arguments]) == 1
     return capsys.readouterr().err
@@ -406,7 +417,7 @@ def test_errors_say_what_the_log_holds(world: Recorded, tmp_path: Path, capsys: 
     error = failed(capsys, 77, world.path)
     assert f"holds no request '77'; it holds 3 requests: 1 to 2, {far}; late (1): 1; refused (1): 2" in error
     assert f"there is no log at {tmp_path}/none" in failed(capsys, 1, tmp_path / "none")
-    assert "neither a request id (a number) nor a trace id" in failed(capsys, "the-slow-one", world.path)
+    assert "holds no request 'the-slow-one'; it holds 3" in failed(capsys, "the-slow-one", world.path)
     (tmp_path / "text").write_text("hello\n")
     assert "line 1: not a record" in failed(capsys, 1, tmp_path / "text")
 

@@ -7,8 +7,10 @@ from typing import Any
 import grpc
 import pytest
 
+from cotenant.frontend.checking import check
 from cotenant.inference import inference_pb2 as pb
-from frontend_requests import put_parameters
+from frontend_requests import one_input, put_parameters, view
+from frontend_requests import request as shaped_request
 from frontend_stack import (
     RawClient,
     error_info,
@@ -198,3 +200,32 @@ def test_observe_only_lets_through_and_records(tmp_path: Any) -> None:
         assert (row.would_refuse, row.refused, row.in_time) == (4, 0, 0)
     finally:
         made.close()
+
+
+# ---- queue policies
+
+
+@pytest.mark.parametrize(
+    ("asked", "budget_ms"),
+    [
+        ({}, 40),
+        ({"priority": 1}, 10),
+        ({"priority": 2}, 0),  # delays, and refuses nothing
+        ({"priority": 3}, 40),
+        ({"timeout": 7000}, 7),
+        ({"timeout": 70_000, "priority": 1}, 70),
+        ({"timeout": 0}, 40),
+    ],
+)
+def test_a_queue_policys_timeout_is_the_budget_of_who_names_none(asked: dict[str, int], budget_ms: int) -> None:
+    policies = """
+    dynamic_batching {
+      priority_levels: 3 default_priority_level: 3
+      default_queue_policy { default_timeout_microseconds: 40000 }
+      priority_queue_policy { key: 1 value { default_timeout_microseconds: 10000 } }
+      priority_queue_policy { key: 2 value { timeout_action: DELAY default_timeout_microseconds: 10000 } }
+    }"""
+    model = view(one_input("FP32", [2], max_batch_size=4, more=policies))
+    assert (
+        check(shaped_request(shape=(1, 2), raw=bytes(8), parameters=asked), model, None).budget_ns == budget_ms * 10**6
+    )

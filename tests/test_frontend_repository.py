@@ -203,10 +203,15 @@ def test_repository_names_and_parameters(raw: RawClient) -> None:
     request = pb.RepositoryModelLoadRequest(model_name="identity")
     request.parameters["foo"].bool_param = True
     assert refused(raw.RepositoryModelLoad, request) == (INVALID, "unrecognized load parameter 'foo'.")
-    for key in ("config", "file:1/model.onnx"):
-        request = pb.RepositoryModelLoadRequest(model_name="identity")
-        request.parameters[key].string_param = "{}"
-        assert refused(raw.RepositoryModelLoad, request)[0] == UNIMPLEMENTED
+    request = pb.RepositoryModelLoadRequest(model_name="identity")
+    request.parameters["config"].bytes_param = b"{}"
+    wrong_type = "invalid value type for load parameter 'config', expected string_param."
+    assert refused(raw.RepositoryModelLoad, request) == (INVALID, wrong_type)
+    request = pb.RepositoryModelLoadRequest(model_name="identity")
+    request.parameters["file:1/model.onnx"].bytes_param = b"x"
+    code, message = refused(raw.RepositoryModelLoad, request)
+    assert code == UNIMPLEMENTED
+    assert "--allow-model-files" in message
     wrong = pb.RepositoryModelUnloadRequest(model_name="nope")
     wrong.parameters["unload_dependents"].string_param = "yes"
     assert refused(raw.RepositoryModelUnload, wrong)[0] == INVALID

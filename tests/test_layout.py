@@ -10,15 +10,20 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SERVICES = ("frontend", "scheduler", "executor", "predictor")
 PURE = {  # the core and what it is made of: no clock, I/O, lock, log, random number or protobuf
-    "protos": ["rolling", "estimates", "sharing"],
+    "protos": ["rolling", "estimates", "sharing", "tenant_names"],
     "scheduler": [
         *("core", "events", "books", "contention", "planning", "policy", "lifecycle", "snapshot"),
+        *("state", "requests", "batches", "roster", "turns", "agenda", "tables", "margin", "queues", "widening"),
+        *("settings", "tenants", "fairness", "tenancy", "adjusting"),
         *("backlog", "baselines", "pairs", "policies/*"),
     ],
 }
 ALLOWED_IN_CORE = {
-    *("abc", "bisect", "collections.abc", "heapq", "itertools", "typing", "msgspec"),
-    *("cotenant.runtime", *(f"cotenant.runtime.{name}" for name in ("estimates", "rolling", "sharing"))),
+    *("abc", "bisect", "collections.abc", "heapq", "itertools", "re", "typing", "msgspec"),
+    *(
+        "cotenant.runtime",
+        *(f"cotenant.runtime.{name}" for name in ("estimates", "rolling", "sharing", "tenant_names")),
+    ),
 }
 HEAVY = {
     *("torch", "tensorrt", "onnxruntime", "cuda", "cupti", "pynvml"),

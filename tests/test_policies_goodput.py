@@ -1,13 +1,16 @@
 """`goodput` by example: who runs beside whom, who waits, and who is refused."""
 
+import msgspec
 import pytest
 
 from cotenant.cli.explain_why import why
 from cotenant.runtime.estimates import BatchClass, ClassEstimate, PairCorrection, QuantileFactor
 from cotenant.scheduler import backlog
 from cotenant.scheduler import events as ev
-from cotenant.scheduler.policies.goodput import LOOK
+from cotenant.scheduler.policies.goodput import EXPLORE, LOOK
 from worlds import MS, World, launches, refusals
+
+FACTOR_5 = QuantileFactor(0.95, 5.0)
 
 
 def learned(name: str, work_ms: float, *, delay: float = 0.0, beside: dict[str, float] | None = None) -> ClassEstimate:
@@ -113,6 +116,115 @@ def test_nobody_is_refused_who_may_still_make_it_and_everybody_as_soon_as_that_i
         (4, ev.EXPIRED_IN_QUEUE),
         (5, ev.EXPIRED_IN_QUEUE),
     ]
+
+
+def slow_orders(made: World, ms: float) -> None:
+    """Orders take this long from now on; the first batches of "a" were such."""
+    for _ in range(9):
+        batch_id = made.core.batches.next_id
+        made.arrive("a", slo_ms=500)
+        made.step(ev.BatchStarted("gpu-0", batch_id, made.now_ns + int(ms * MS)), after_ms=ms)
+        made.finish(batch_id, after_ms=10)
+
+
+def test_the_next_batch_is_ordered_so_early_that_it_begins_when_the_last_has_ended() -> None:
+    made = world(learned("a", 10, delay=1.2), learned("b", 10, delay=1.2))  # nothing is gained by running both
+    slow_orders(made, 3)
+    made.arrive("a", slo_ms=500)
+    waits = made.arrive("b", slo_ms=500)
+    assert launches(waits) == []
+    wake_ns = [a.at_ns for a in waits if isinstance(a, ev.WakeAt)][-1]
+    assert wake_ns == made.now_ns + (10 - 3) * MS
+    assert launches(made.step(after_ms=7)) == [("b", 1)]
+
+
+def unsure(name: str, work_ms: float, factor: float) -> ClassEstimate:
+    """A class that nobody slows, as is believed, but that may take `factor` times as long."""
+    return msgspec.structs.replace(learned(name, work_ms), quantiles=(QuantileFactor(0.95, factor),))
+
+
+def test_what_no_bound_would_let_go_goes_at_its_last_chance() -> None:
+    made = world(unsure("long", 100, 1.0), unsure("a", 10, 5.0))
+    made.arrive("long", slo_ms=1000)
+    assert launches(made.arrive("a", slo_ms=20)) == [("a", 1)]  # behind the other it would be late; not so in the mean
+
+
+def test_a_last_chance_is_not_taken_at_the_cost_of_others_or_before_it_is_the_last() -> None:
+    made = world(unsure("other", 10, 1.0), unsure("a", 10, 5.0))
+    made.arrive("other", slo_ms=1000)
+    assert launches(made.arrive("a", slo_ms=25)) == []  # when the other has ended there is still time
+    assert launches(made.finish(1, after_ms=10)) == [("a", 1)]
+    harmful = learned("a", 10, delay=0.5, beside={"long": 1.0})
+    made = world(learned("long", 100, beside={"a": 1.0}), msgspec.structs.replace(harmful, quantiles=(FACTOR_5,)))
+    made.arrive("long", slo_ms=102)
+    assert launches(made.arrive("a", slo_ms=40)) == []
+
+
+def test_who_wants_to_be_sure_gets_a_refusal_in_the_place_of_a_chance() -> None:
+    made = World("goodput", level=0.99)
+    made.join("long", "a", max_batch_size=1, batching=False)
+    known = [msgspec.structs.replace(one, quantiles=(QuantileFactor(0.99, 5.0),)) for one in (unsure("a", 10, 5.0),)]
+    made.step(ev.EstimatesPushed("gpu-0", 1, classes=(unsure("long", 100, 1.0), *known)))
+    made.arrive("long", slo_ms=1000)
+    assert launches(made.arrive("a", slo_ms=40)) == []
+    assert refusals(made.step(after_ms=31)) == [(2, ev.EXPIRED_IN_QUEUE)]
+
+
+def crowd(level: float) -> list[tuple[str, int]]:
+    """What four requests that came together are launched as, beside another that nobody slows."""
+    made = World("goodput", level=level)
+    made.join("long", "a", max_batch_size=4)
+    sizes = {1: 10, 2: 14, 4: 20}
+    known = [
+        msgspec.structs.replace(
+            learned("a", ms), batch_class=BatchClass("a", "1", size), quantiles=(QuantileFactor(level, 2.0),)
+        )
+        for size, ms in sizes.items()
+    ]
+    made.step(ev.EstimatesPushed("gpu-0", 1, classes=(unsure("long", 100, 1.0), *known)))
+    made.arrive("long", slo_ms=1000)
+    return launches(made.step(*(made.request("a", slo_ms=30) for _ in range(4))))
+
+
+def test_a_batch_is_as_large_as_is_likely_to_be_in_time() -> None:
+    assert crowd(0.95) == [("a", 4)]  # 20 ms, and 28 two times in three: its bound of 40 does not count
+    assert crowd(0.99) == [("a", 2)]  # 28 at most
+
+
+def test_who_is_not_likely_to_make_it_any_more_keeps_nobody_waiting() -> None:
+    made = world(learned("a", 10), learned("b", 10), concurrency=1)
+    for measured in (1, 5, 5):
+        made.step(ev.AnswerOverheadMeasured(measured * MS))
+    late = made.arrive("a", slo_ms=13)  # answers take 5 ms, but were seen to take 1
+    assert (launches(late), refusals(late)) == ([], [])
+    assert launches(made.arrive("b", slo_ms=100)) == [("b", 1)]
+
+
+def test_what_is_believed_to_add_nothing_is_tried_now_and_then() -> None:
+    made = world(learned("a", 10, delay=1.2), learned("b", 10, delay=1.2))
+    together = 0
+    for _ in range(2 * EXPLORE):
+        first = made.core.batches.next_id
+        made.arrive("a", slo_ms=500)
+        if launches(made.arrive("b", slo_ms=500)):
+            together += 1
+            made.finish(first + 1)
+        else:
+            made.finish(first, after_ms=10)
+            first += 1
+        made.finish(first, after_ms=10)
+    assert together >= 2
+    assert together <= 4
+
+
+def test_nothing_is_tried_where_there_is_no_room_for_being_wrong() -> None:
+    made = world(learned("a", 10, delay=1.2), learned("b", 10, delay=1.2))
+    for _ in range(2 * EXPLORE):
+        first = made.core.batches.next_id
+        made.arrive("a", slo_ms=30)  # 22 ms beside the other
+        assert launches(made.arrive("b", slo_ms=60)) == []
+        made.finish(first, after_ms=10)
+        made.finish(first + 1, after_ms=10)
 
 
 def test_a_request_goes_where_it_is_answered_first() -> None:

@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from cotenant.cli import load, load_options, report, report_batches, report_log, report_page, report_requests
+from cotenant.cli import (
+    load,
+    load_options,
+    report,
+    report_batches,
+    report_log,
+    report_misses,
+    report_page,
+    report_requests,
+)
 from cotenant.cli.load_result import LoadResult
 from cotenant.cli.report_batches import Classes
 from cotenant.cli.report_log import Log
@@ -99,6 +108,13 @@ def test_a_request_is_followed_from_arrival_to_answer(tmp_path: Path) -> None:
     assert outcomes == ["in_time", "late", "refused"]
     assert seen.requests.latency_us == [10_000, 9_500, -1]
     assert report_requests.refusals(seen, log) == {"PREDICTED_MISS": [0, 1]}
+    assert report_misses.rows(log) == [
+        ("2, a", "late by 4.0 of 5.5 ms: launched at +0.5 ms, ran 8.0 ms, 33% less than expected, within its bound"),
+        ("3, b", "refused, PREDICTED_MISS: no"),
+    ]
+    page = report.document(log, None, None)
+    assert 'id="section-misses"' in page
+    assert "<dt>3, b</dt>" in page
     stages = report_requests.stages(log, seen)
     found = dict(zip(stages["names"], stages["means"][0], strict=True))
     assert found["to the scheduler"] == pytest.approx(0.75)  # 1 ms and 0.5 ms

@@ -53,6 +53,6 @@ def test_what_was_learned_makes_forecasts_better() -> None:
     learned, not_learned = (Simulation(mix(2), learn=learn, seed=7).run(4 * 10**9) for learn in (True, False))
     half = len(learned.errors) // 2
     late_error = sum(learned.errors[half:]) / len(learned.errors[half:])
-    assert late_error < 0.5 * sum(not_learned.errors) / len(not_learned.errors)
+    assert late_error < 0.8 * sum(not_learned.errors) / len(not_learned.errors)  # which had profiles to go by
     assert late_error < 0.05
     assert 0.90 < learned.covered / learned.batches < 0.995  # asked for: 0.95

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from cotenant.cli import load, load_options, top, top_table
 from cotenant.cli.top_view import RunningBatch, TopView, view
-from cotenant.v1 import executor_pb2
+from cotenant.v1 import executor_pb2, types_pb2
 from cotenant.v1 import scheduler_pb2 as pb
 from stacks import StackThread
 
@@ -106,6 +106,27 @@ def shown(**fields: Any) -> TopView:
     found = view("x:1", status(policy="edf", models=[model, loading], devices=[device(queued=3)], **fields), None)
     found.devices[0].running = [RunningBatch("resnet:3 x4", 6.0, 2.0), RunningBatch("bert:1@32 x1", 9.0, 0.0)]
     return found
+
+
+def test_misses_are_told_in_a_line_each() -> None:
+    late = pb.Miss(
+        request_id=7, model="resnet", version="3", age_ns=5 * S, budget_ns=40_000_000, answered_ns=52_500_000,
+        launched_ns=1_250_000, duration_ns=50_000_000,
+    )  # fmt: skip
+    late.forecast.duration_ns, late.forecast.bound_ns = 25_000_000, 60_000_000
+    unknown = pb.Miss(request_id=8, model="bert", version="1", budget_ns=S, answered_ns=2 * S, duration_ns=S)
+    refused = pb.Miss(request_id=9, client_request_id="x", model="bert", version="1", message="too late",
+        reason=types_pb2.REJECT_REASON_PREDICTED_MISS)  # fmt: skip
+    found = view("x", status(misses=[late, unknown, refused]), None)
+    why = "late by 12.5 of 40 ms: launched at +1.2 ms, ran 50.0 ms, 100% more than expected, within its bound"
+    assert [(miss.reason, miss.why) for miss in found.misses] == [
+        ("LATE", why),
+        ("LATE", "late by 1000.0 of 1000 ms: launched at +0.0 ms, ran 1000.0 ms, of which nothing was known before"),
+        ("PREDICTED_MISS", "refused, PREDICTED_MISS: too late"),
+    ]
+    text = drawn(found, 160)
+    assert f"5.0 s ago  7  resnet:3  {why}" in text
+    assert "misses" not in drawn(view("x", status(), None), 160)
 
 
 def test_the_screen_tells_what_slows_a_gpu_and_nothing_of_one_that_idles() -> None:

@@ -490,18 +490,19 @@ def test_work_is_counted_on_the_program_itself(folder: Path, device: fake.Device
 
 def test_an_executor_has_classes_captured_before_it_tells_of_the_model(folder: Path, device: fake.Device) -> None:
     from cotenant.executor.models import Models
+    from cotenant.executor.overrides import Source
     from cotenant.executor.reports import Reports
 
     (folder / "m" / "1").mkdir(parents=True)
     (folder / "model.pt2").rename(folder / "m" / "1" / "model.pt2")
     parts: Any = SimpleNamespace(placement=placed()), Reports(limit=1), SimpleNamespace()
     models = Models(folder, *parts, default_max_batch_size=4)
-    loaded = models._read(folder / "m", "1")
+    loaded = models._read(Source(folder / "m"), "1")
     assert device.captures == 2 * 3
     assert loaded.announce().memory_bytes == 4 * 4 * 4 + device.reserved_bytes()
     device.total = 0
     with pytest.raises(ValueError, match="weights need"):
-        models._read(folder / "m", "1")
+        models._read(Source(folder / "m"), "1")
 
 
 # ---- packages of AOTInductor

@@ -148,6 +148,7 @@ class World:
                 r.request_id for q in device.queues.values() for r in q
             )
         assert all(count <= 1 for count in self.outcomes.values()), "more than one outcome"
+        self._check_tenants()
         queued = {r.request_id for d in self.core.devices.values() for q in d.queues.values() for r in q}
         assert queued == set(self.core.waiting)
         running = {
@@ -155,6 +156,19 @@ class World:
         }
         assert queued | running == set(self.core.places)
         assert not queued & running
+
+    def _check_tenants(self) -> None:
+        """What is counted for tenants is what waits."""
+        tenancy = self.core.state.tenancy
+        if not tenancy.active:
+            return
+        waiting = Counter(request.tenant for request in self.core.waiting.values())
+        accounts = tenancy.tenants.accounts
+        assert {name: account.pending for name, account in accounts.items() if account.pending} == waiting
+        assert set(tenancy.tenants.reserved) <= set(self.core.waiting)
+        for device in self.core.devices.values():
+            assert device.fair is not None
+            assert device.fair.waiting == Counter(r.tenant for queue in device.queues.values() for r in queue)
 
 
 def launches(actions: list[ev.Action]) -> list[tuple[str, int]]:

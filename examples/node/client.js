@@ -1,7 +1,10 @@
 // A KServe v2 client without generated code: health, metadata, and one inference with raw FP32 tensors.
 //
 //   node client.js [URL] [MODEL] [PROTO]      defaults: localhost:8001, identity, the .proto of this repository
+//
+// With COTENANT_TLS=FOLDER/NAME it shows the certificate NAME.pem of a folder and believes its ca.pem (docs/security.md).
 
+const fs = require("fs");
 const path = require("path");
 const { promisify } = require("util");
 const grpc = require("@grpc/grpc-js");
@@ -13,10 +16,16 @@ function defaultProto() {
   return path.join(__dirname, "../../protos/cotenant/inference/inference.proto");
 }
 
+function credentials(identity) {
+  if (!identity) return grpc.credentials.createInsecure();
+  const files = [path.join(path.dirname(identity), "ca.pem"), `${identity}.key`, `${identity}.pem`];
+  return grpc.credentials.createSsl(...files.map((file) => fs.readFileSync(file)));
+}
+
 // keepCase: fields are called as in the .proto; longs as numbers: shapes are far below 2^53.
 const definition = protoLoader.loadSync(proto, { keepCase: true, longs: Number, defaults: true });
 const { inference } = grpc.loadPackageDefinition(definition);
-const client = new inference.GRPCInferenceService(url, grpc.credentials.createInsecure(), {
+const client = new inference.GRPCInferenceService(url, credentials(process.env.COTENANT_TLS), {
   "grpc.max_receive_message_length": -1,
   "grpc.max_send_message_length": -1,
 });

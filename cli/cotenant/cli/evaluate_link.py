@@ -14,6 +14,7 @@ from typing import cast
 
 import grpc
 
+from cotenant.runtime import transport
 from cotenant.runtime.server import CHANNEL_OPTIONS
 from cotenant.v1 import executor_pb2, predictor_pb2_grpc, types_pb2
 from cotenant.v1 import predictor_pb2 as pb
@@ -63,7 +64,7 @@ class Link:
         """Raises ValueError if nobody answers. Devices are told by names that no other run has."""
         self.address = address
         self._levels = levels
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = transport.own().blocking_channel(address, CHANNEL_OPTIONS)
         try:
             grpc.channel_ready_future(self._channel).result(timeout=CONNECT_S)
         except grpc.FutureTimeoutError:

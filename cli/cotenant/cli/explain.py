@@ -1,17 +1,23 @@
-"""`cotenant explain`: why a request of a recorded run ran when it did or was refused, beside whom, and how it ended."""
+"""`cotenant explain`: why a request ran when it did or was refused, beside whom, and how it ended.
+
+Of a recorded run, or of a scheduler that runs and remembers the last requests.
+"""
 
 import argparse
+import asyncio
 import itertools
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import grpc
 import msgspec
 
-from cotenant.cli import explain_log, explain_replay, explain_text, report_log, report_requests
-from cotenant.cli import report_records as records
+from cotenant.cli import explain_live, explain_log, explain_replay, explain_text, report_log, report_requests
 from cotenant.cli.explain_log import Found
+from cotenant.cli.explain_names import by_client, by_id, by_trace, is_id, is_trace
 from cotenant.cli.explain_replay import Beside, Replayed, Turned
 from cotenant.cli.explain_story import Outlook, RunningBatch, Story, Wait
 from cotenant.cli.report_log import Log
@@ -19,9 +25,12 @@ from cotenant.cli.report_log import Log
 _NAMED = 4  # ids of each outcome that an error names
 
 
-def explain(log: Path, request: str, *, replay: bool = True) -> Story:
-    """The story of a request, by its id or its trace's. Raises ValueError that says what the log lacks."""
-    found = explain_log.find(log, _wanted(request))
+def explain(log: Path, request: str, *, model: str = "", replay: bool = True) -> Story:
+    """The story of a request, by its id, its trace's, or its client's (of `model`, if that is given).
+
+    Raises ValueError that says what the log lacks.
+    """
+    found = _find(log, request, model)
     if found is None:
         raise ValueError(f"{log} holds no request '{request}'; {_held(report_log.read(log))}")
     story = found.story
@@ -33,12 +42,35 @@ def explain(log: Path, request: str, *, replay: bool = True) -> Story:
     return story
 
 
-def _wanted(request: str) -> Callable[[records.Request], bool]:
-    if request.isdecimal() and len(request) <= 20:
-        return explain_log.by_id(int(request))
-    if len(request) == 32 and set(request) <= set("0123456789abcdef"):
-        return explain_log.by_trace(request)
-    raise ValueError(f"'{request}' is neither a request id (a number) nor a trace id (32 hexadecimal digits)")
+def explain_running(address: str, request: str, *, model: str = "", replay: bool = True) -> Story:
+    """The same, from what the scheduler at an address remembers. Raises ValueError, and AioRpcError if it is away."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        request_id, others = asyncio.run(explain_live.fetch(address, request, model, log))
+        story = explain(log, str(request_id), replay=replay)
+    story.live = True
+    story.remarks.extend(_namesakes(request, others))
+    return story
+
+
+def _find(log: Path, request: str, model: str) -> Found | None:
+    if is_id(request) and (found := explain_log.find(log, by_id(int(request)))):
+        return found
+    if is_trace(request) and (found := explain_log.find(log, by_trace(request))):
+        return found
+    ids = explain_log.ids(log, by_client(request, model)) if request else []
+    found = explain_log.find(log, by_id(ids[-1])) if ids else None
+    if found:
+        found.story.remarks.extend(_namesakes(request, ids[-2::-1]))
+    return found
+
+
+def _namesakes(request: str, others: Sequence[int]) -> list[str]:
+    """Says which other requests bear the same name, newest first."""
+    if not others:
+        return []
+    shown = ", ".join(map(str, others[:_NAMED])) + (", ..." if len(others) > _NAMED else "")
+    return [f"Others that were called '{request}' before it: {shown}."]
 
 
 def _held(log: Log) -> str:
@@ -120,24 +152,44 @@ def _running(found: Found, running: Sequence[Beside]) -> list[RunningBatch]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0, or 1 where the log is none or does not hold the request."""
+    """Exit status 0, or 1 where there is no log, no scheduler, or no such request in it."""
     parser = argparse.ArgumentParser(prog="cotenant explain", description=__doc__)
-    parser.add_argument("request", metavar="REQUEST-ID", help="its id in the log, or the id of its trace")
+    parser.add_argument(
+        "request", metavar="REQUEST-ID", help="its id, the id of its trace, or what its client calls it"
+    )
     parser.add_argument(
         "log",
         type=Path,
+        nargs="?",
         metavar="LOG",
-        help="log written by `cotenant serve --record`, also while it is written; all parts are read",
+        help="log written by `cotenant serve --record`, also while it is written; all parts are read. "
+        "Without one, the scheduler is asked what it remembers",
     )
+    parser.add_argument(
+        "--scheduler",
+        "--address",
+        default="localhost:8003",
+        metavar="HOST:PORT",
+        help="which scheduler is asked (default: localhost:8003)",
+    )
+    parser.add_argument("--model", default="", help="the request's model, where clients use an id for several models")
     parser.add_argument("--json", action="store_true", help="print everything as JSON instead of sentences")
     parser.add_argument(
-        "--no-replay", action="store_true", help="tell only what the log says by itself: quicker on large logs"
+        "--no-replay",
+        action="store_true",
+        help="tell only what is recorded, not what is found by deciding again: quicker on large logs",
     )
     a = parser.parse_args(argv)
     try:
-        story = explain(a.log, a.request, replay=not a.no_replay)
+        if a.log:
+            story = explain(a.log, a.request, model=a.model, replay=not a.no_replay)
+        else:
+            story = explain_running(a.scheduler, a.request, model=a.model, replay=not a.no_replay)
     except (OSError, ValueError) as error:
         print(f"cotenant explain: {error}", file=sys.stderr)
+        return 1
+    except grpc.aio.AioRpcError as error:
+        print(f"cotenant explain: {a.scheduler} answered {error.code().name}: {error.details()}", file=sys.stderr)
         return 1
     if a.json:
         print(msgspec.json.format(msgspec.json.encode(story)).decode())

@@ -45,14 +45,15 @@ def find(path: Path, wanted: Callable[[records.Request], bool]) -> Found | None:
     return reader.finished()
 
 
-def by_id(request_id: int) -> Callable[[records.Request], bool]:
-    """Wants the request of that id."""
-    return lambda request: request.request_id == request_id
-
-
-def by_trace(trace_id: str) -> Callable[[records.Request], bool]:
-    """Wants a request of that W3C trace."""
-    return lambda request: request.traceparent[3:35] == trace_id
+def ids(path: Path, wanted: Callable[[records.Request], bool]) -> list[int]:
+    """The ids of all requests that are wanted, in the order in which they came. Raises ValueError like `find`."""
+    found: dict[int, None] = {}
+    for part in report_log.parts(path):
+        for record in report_log.records_of(part):
+            arrivals = (told.request for told in _decoded(record) if isinstance(told, records.Arrived))
+            there = (request for device in record.devices for request in device.queued)
+            found.update((one.request_id, None) for one in (*record.unplaced, *there, *arrivals) if wanted(one))
+    return list(found)
 
 
 class _Reader:
@@ -132,6 +133,7 @@ class _Reader:
             self._config.level,
             self._config.observe_only,
             (decided_ns - arrival_ns) / 1e6 if decided_ns else None,
+            client_request_id=request.client_request_id,
         )
         return Found(story, arrival_ns, deadline_ns, [])
 

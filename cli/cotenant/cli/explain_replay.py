@@ -124,7 +124,7 @@ def replayed(parts: list[Path], request_id: int, last_ns: int) -> Replayed:
             continue
         found.sought.extend(watch.sought)
         found.turned.extend(watch.turned)
-        found = found._replace(answer_overhead_ns=core.answer_overhead_ns)
+        found = found._replace(answer_overhead_ns=core.margin.overhead_ns)
         found.remarks.extend([remark] if remark else [])
     return found
 

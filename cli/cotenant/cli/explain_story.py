@@ -138,3 +138,5 @@ class Story(msgspec.Struct):
     log_ends_ms: float = 0.0
     answer_overhead_ms: float | None = None  # between the end of a batch and its answers, as the scheduler reckoned
     remarks: list[str] = []
+    client_request_id: str = ""
+    live: bool = False  # told by a scheduler of what it remembers, not by a log

@@ -43,9 +43,9 @@ def _headline(story: Story) -> str:
         case "refused" if story.refusal:
             end = f"refused after {_ms(ended or 0.0)} ({story.refusal.reason})"
         case "waiting" | "running":
-            end = f"still {story.outcome} when the log ends"
+            end = f"still {story.outcome}{'' if story.live else ' when the log ends'}"
         case "unknown":
-            end = "the log does not tell how it ended"
+            end = f"{_teller(story)} does not tell how it ended"
         case _:
             end = story.outcome + (f" after {_ms(ended)}" if ended is not None else "")
     return f"request {story.request_id}: {what}: {end}"
@@ -56,9 +56,15 @@ def _arrival(story: Story) -> str:
     told = f"At {story.arrived_at}, {budget}" if story.arrived_at else f"It came {budget}"
     told += f", priority {story.priority}" if story.priority else ""
     told += f", trace {story.trace_id}" if story.trace_id else ""
+    told += f", id '{story.client_request_id}' of its client" if story.client_request_id else ""
     if story.decided_ms is None:
-        return told + ". It was there before the log begins. All times below count from its arrival."
+        begins = "what the scheduler remembers" if story.live else "the log"
+        return told + f". It was there before {begins} begins. All times below count from its arrival."
     return told + f"; the scheduler had it {_ms(story.decided_ms)} later. All times below count from its arrival."
+
+
+def _teller(story: Story) -> str:
+    return "the scheduler" if story.live else "the log"
 
 
 def _course(story: Story) -> Iterator[tuple[str, list[str]]]:
@@ -178,7 +184,7 @@ def _run(launch: Launch, run: Run) -> list[str]:
 def _slices(run: Run) -> str:
     """Each slice; where there are many, the time beside each class."""
     if not run.slices:
-        return "beside whom, the log does not tell"
+        return "beside whom, is not told"
     if len(run.slices) <= _SLICES:
         return ", ".join(
             f"{_ms(part.duration_ms)} {'beside ' + _several(Counter(part.co_runners)) if part.co_runners else 'alone'}"
@@ -205,9 +211,10 @@ def _outcome(story: Story) -> list[str]:
             return [f"Its batch failed, as was told at {_t(story.ended_ms or 0.0)}; the executor's log tells why."]
         case "waiting" | "running":
             what = "waited" if story.outcome == "waiting" else "ran"
-            return [f"At {_t(story.log_ends_ms)}, when the log ends, it still {what}."]
+            when = "" if story.live else "when the log ends, "
+            return [f"At {_t(story.log_ends_ms)}, {when}it still {what}."]
         case _:
-            return ["The log does not tell how it ended."]
+            return [f"{_teller(story).capitalize()} does not tell how it ended."]
 
 
 def _answered(story: Story) -> list[str]:
@@ -215,9 +222,9 @@ def _answered(story: Story) -> list[str]:
     if story.slack_ms is not None:
         told += f", {_ms(abs(story.slack_ms))} {'before' if story.slack_ms >= 0 else 'after'} its deadline"
     if story.answer_overhead_ms is None:
-        return [f"{told}. When the client had it, the log does not tell."]
+        return [f"{told}. When the client had it, {_teller(story)} does not tell."]
     reckoned = f"from a batch's end to the client the scheduler then reckoned {_ms(story.answer_overhead_ms)}"
-    return [f"{told}. When the client had it, the log does not tell; {reckoned}."]
+    return [f"{told}. When the client had it, {_teller(story)} does not tell; {reckoned}."]
 
 
 def _refused(refusal: Refusal) -> list[str]:

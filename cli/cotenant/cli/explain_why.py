@@ -7,12 +7,13 @@ was free stayed so is told for `edf` and `goodput`, by their own rules; of other
 from typing import NamedTuple
 
 from cotenant.runtime.estimates import BatchClass
-from cotenant.scheduler.books import Device, Queue
+from cotenant.scheduler.books import Device
 from cotenant.scheduler.events import Request
 from cotenant.scheduler.planning import Candidate, class_of, consider
 from cotenant.scheduler.policies.earliest_deadline import EarliestDeadline
-from cotenant.scheduler.policies.goodput import LOOK, Goodput, progress
+from cotenant.scheduler.policies.goodput import LOOK, Goodput, staying
 from cotenant.scheduler.policy import Policy, Turn
+from cotenant.scheduler.queues import Queue
 
 
 class Passed(NamedTuple):
@@ -51,6 +52,9 @@ def _another(policy: Policy, device: Device, queue: Queue, request: Request, tur
     name = str(BatchClass(model, version, launched.items, bucket))
     if other is queue:
         return Passed("requests of its own queue that were ahead of it were launched", name)
+    first, own = (device.ranks.get(one.tenant, 0) for one in (launched.requests[0], request))
+    if first < own:
+        return Passed("a tenant that had had less of the device went first", name)
     if other.urgency_of(launched.requests[0]) < queue.urgency_of(request):
         return Passed("more urgent requests were launched", name)
     if isinstance(policy, EarliestDeadline):
@@ -81,10 +85,8 @@ def _held_back(policy: EarliestDeadline, device: Device, queue: Queue, request: 
         return f"beside it {_harmed(device, candidate, now_ns, policy.level)} would not have been sure to be in time"
     if request not in queue.batch_at(0)[0]:
         return "requests of its own queue that were ahead of it could not be launched"
-    if isinstance(policy, Goodput):
-        running = [body.batch_class for body in device.running.values()]
-        if policy.gain(device, queue, candidate, progress(device, running), now_ns) <= 0.0:
-            return "beside what ran it would have added nothing to what the device gets done, and it could still wait"
+    if isinstance(policy, Goodput) and policy.gain(device, queue, candidate, staying(device)[0], now_ns) <= 0.0:
+        return "beside what ran it would have added nothing to what the device gets done, and it could still wait"
     return "a more urgent request waited for the device to empty, and a launch could have kept it waiting too long"
 
 

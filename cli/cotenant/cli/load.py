@@ -82,7 +82,7 @@ async def _target(client: Client, options: LoadOptions, load: ModelLoad) -> _Tar
 
 
 def _arrivals(options: LoadOptions, targets: Sequence[_Target]) -> Arrivals:
-    names = [target.load.name for target in targets]
+    names = [target.load.label for target in targets]
     if options.trace is None:
         span_s = options.warmup_s + (options.duration_s or DEFAULT_DURATION_S)
         return load_arrivals.drawn(names, [t.rate for t in targets], options.cv, span_s, options.seed)
@@ -164,6 +164,7 @@ def _configuration(options: LoadOptions, targets: Sequence[_Target], elapsed_s: 
                 deadline_ms=t.load.deadline_ms or 0.0,
                 batch=t.load.batch,
                 priority=t.load.priority,
+                tenant=t.load.tenant,
                 inputs=inputs(t),
             )
             for t in targets

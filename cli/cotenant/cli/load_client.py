@@ -13,11 +13,13 @@ from google.rpc import error_details_pb2, status_pb2
 from cotenant.cli.load_inputs import Model, Tensors
 from cotenant.cli.load_options import ModelLoad
 from cotenant.inference import inference_pb2 as pb
+from cotenant.runtime import transport
 from cotenant.runtime.datatypes import from_raw, to_raw
 from cotenant.runtime.server import CHANNEL_OPTIONS
 
 SERVICE = "/inference.GRPCInferenceService/"
 EXPLAIN = "cotenant_explain"
+TENANT = "cotenant-tenant"  # metadata
 DOMAIN = "cotenant"
 # Refusals in form that are none in substance: nobody decided against the request.
 _NO_REFUSAL = {"EXECUTION_FAILED", "CANCELLED"}
@@ -139,13 +141,14 @@ def message(load: ModelLoad, model: Model, tensors: Tensors, *, explain: bool) -
 class _Prepared(NamedTuple):
     body: bytes
     explain: bool
+    metadata: tuple[tuple[str, str], ...] | None
 
 
 class GrpcClient:
     """grpc.aio with our stubs."""
 
     def __init__(self, url: str) -> None:
-        self._channel = grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
+        self._channel = transport.own().channel(url, CHANNEL_OPTIONS)
         self._infer: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
         self._infer = self._channel.unary_unary(SERVICE + "ModelInfer")
 
@@ -176,12 +179,13 @@ class GrpcClient:
 
     def prepare(self, load: ModelLoad, model: Model, tensors: Tensors, *, explain: bool) -> _Prepared:
         """See `Client.prepare`."""
-        return _Prepared(message(load, model, tensors, explain=explain).SerializeToString(), explain)
+        body = message(load, model, tensors, explain=explain).SerializeToString()
+        return _Prepared(body, explain, ((TENANT, load.tenant),) if load.tenant else None)
 
     async def infer(self, prepared: _Prepared, deadline_s: float | None) -> Answer:
         """See `Client.infer`."""
         try:
-            body = await self._infer(prepared.body, timeout=deadline_s)
+            body = await self._infer(prepared.body, timeout=deadline_s, metadata=prepared.metadata)
         except grpc.aio.AioRpcError as error:
             return failure_of(error)
         if not prepared.explain:

@@ -14,6 +14,7 @@ Each --model is NAME or NAME:key=value,... with these keys:
   batch        items in a request (default: 1)
   priority     1 is the most urgent; 0 leaves it to the model (default: 0)
   version      version of the model (default: the latest)
+  tenant       whose requests they are (default: nobody's); a model may be named once for each tenant
 
 examples:
   cotenant load --model identity:rate=200,slo_ms=20
@@ -38,6 +39,12 @@ class ModelLoad:
     deadline_ms: float | None = None
     batch: int = 1
     priority: int = 0
+    tenant: str = ""
+
+    @property
+    def label(self) -> str:
+        """How results call it: the model's name, with the tenant's where there is one."""
+        return f"{self.name}@{self.tenant}" if self.tenant else self.name
 
     @property
     def told_timeout_ms(self) -> float:
@@ -53,6 +60,7 @@ _PARSERS = {
     "deadline_ms": float,
     "batch": int,
     "priority": int,
+    "tenant": str,
 }
 
 
@@ -138,7 +146,7 @@ def options(argv: Sequence[str] | None) -> LoadOptions:
             p.error(f"--models-from: there is no folder {a.models_from}")
         named = {model.name for model in models}
         models += [ModelLoad(name) for name in _names_in(a.models_from) if name not in named]
-    names = [model.name for model in models]
+    names = [model.label for model in models]
     if not names:
         p.error("there is no model to load: give --model or --models-from")
     if len(set(names)) < len(names):

@@ -29,6 +29,7 @@ class LoadedModel(msgspec.Struct):
     batch: int
     priority: int
     inputs: str
+    tenant: str = ""
 
 
 class Configuration(msgspec.Struct):

@@ -6,11 +6,23 @@ import grpc
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 
-from cotenant.cli.load_client import EXPLAIN, Answer, explained, failure_of
+from cotenant.cli.load_client import EXPLAIN, TENANT, Answer, explained, failure_of
 from cotenant.cli.load_inputs import Model, Tensors
 from cotenant.cli.load_options import ModelLoad
 from cotenant.inference import inference_pb2 as pb
+from cotenant.runtime import transport
+from cotenant.runtime.channels import Metadata
 from cotenant.runtime.datatypes import Array
+
+
+class _Headers(triton.InferenceServerClientPlugin):  # type: ignore[misc]
+    """Adds headers to every call."""
+
+    def __init__(self, headers: Metadata) -> None:
+        self._headers = headers
+
+    def __call__(self, request: Any) -> None:
+        request.headers.update(self._headers)
 
 
 class _Prepared(NamedTuple):
@@ -23,7 +35,16 @@ class TritonClient:
     """See `load_client.Client`."""
 
     def __init__(self, url: str) -> None:
-        self._client = triton_aio.InferenceServerClient(url)
+        tls = transport.own().settings
+        self._client = triton_aio.InferenceServerClient(
+            url,
+            ssl=bool(tls.tls_ca),
+            root_certificates=tls.tls_ca or None,
+            private_key=tls.tls_key or None,
+            certificate_chain=tls.tls_certificate or None,
+        )
+        if metadata := transport.own().metadata():
+            self._client.register_plugin(_Headers(metadata))
 
     async def describe(self, load: ModelLoad) -> Model:
         """See `Client.describe`."""
@@ -66,6 +87,7 @@ class TritonClient:
                 timeout=round(load.told_timeout_ms * 1000) or None,
                 client_timeout=deadline_s,
                 parameters=prepared.parameters,
+                headers={TENANT: load.tenant} if load.tenant else None,
             )
         except triton.InferenceServerException as error:
             return failure_of(_grpc_error(error))

@@ -60,7 +60,7 @@ def document(log: Log, result: LoadResult | None, status: Status | None) -> str:
     sections = [
         *report_sections.of_requests(seen, numbers),
         *report_sections.of_forecasts(numbers),
-        *report_sections.of_time(numbers),
+        *report_sections.of_time(log, numbers),
         *report_sections.closing(log, seen, result, status),
     ]
     date = datetime.fromtimestamp((seen.start_ns + log.unix_offset_ns) / 1e9, UTC)

@@ -26,6 +26,7 @@ class RequestLife:
     batch_id: int = 0
     ended_ns: int = 0  # of its batch, or when it was refused
     refused: str = ""  # the reason
+    why: str = ""  # the reason in words
     cancelled: bool = False
 
 
@@ -153,7 +154,7 @@ def _take(log: Log, now_ns: int, told: object) -> None:
             log.would_refuse.append((now_ns, known.request.model if known else "", told.reason))
         case records.Refused():
             if refused := log.requests.get(told.request_id):
-                refused.refused, refused.ended_ns = told.reason, now_ns
+                refused.refused, refused.why, refused.ended_ns = told.reason, told.message, now_ns
         case records.Cancelled():
             if cancelled := log.requests.get(told.request_id):
                 cancelled.cancelled = True

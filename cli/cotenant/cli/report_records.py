@@ -35,6 +35,7 @@ class Request(msgspec.Struct, frozen=True):
     priority: int = 0
     shape_bucket: str = ""
     traceparent: str = ""
+    client_request_id: str = ""
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -270,7 +271,7 @@ TYPES = frozenset(
         *KINDS,
         *("AnswerOverheadMeasured", "DeviceSuspended", "DeviceLost", "KernelTimings", "ModelLoadFailed"),
         *("ModelLoadEnded", "ModelUnloaded", "RepositoryScanned", "WindowRequested", "WindowReleased"),
-        *("LoadRequested", "UnloadRequested", "DrainRequested"),
+        *("LoadRequested", "UnloadRequested", "SettingsChanged", "DrainRequested"),
         *("LoadModel", "UnloadModel", "GrantWindow", "ModelChanged", "TicketDone", "WakeAt"),
     )
 )

@@ -6,7 +6,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from cotenant.cli import estimate_versions, load_result, machine, report_batches, report_page, report_requests
+from cotenant.cli import (
+    estimate_versions,
+    load_result,
+    machine,
+    report_batches,
+    report_misses,
+    report_page,
+    report_requests,
+)
 from cotenant.cli.load_result import LoadResult
 from cotenant.cli.load_table import attainment_text
 from cotenant.cli.report_log import Log
@@ -113,8 +121,8 @@ def of_forecasts(numbers: dict[str, Any]) -> list[str]:
     ]
 
 
-def of_time(numbers: dict[str, Any]) -> list[str]:
-    """Where time goes, and what was refused."""
+def of_time(log: Log, numbers: dict[str, Any]) -> list[str]:
+    """Where time goes, what was refused, and which requests to ask about."""
     stages = report_page.figure(
         "stages",
         "Where the time goes",
@@ -122,9 +130,14 @@ def of_time(numbers: dict[str, Any]) -> list[str]:
         "price of sharing the device.",
     )
     if not numbers["refusals"]:
-        return [stages, report_page.section("refusals", "Refusals", "No request was refused.", "")]
-    lead = "Requests that were not run, by the reason their clients were told."
-    return [stages, report_page.figure("refusals", "Refusals", lead)]
+        refusals = report_page.section("refusals", "Refusals", "No request was refused.", "")
+    else:
+        lead = "Requests that were not run, by the reason their clients were told."
+        refusals = report_page.figure("refusals", "Refusals", lead)
+    if not (rows := report_misses.rows(log)):
+        return [stages, refusals]
+    lead = "The latest, and some of each reason for refusing. `cotenant explain ID LOG` tells all of one."
+    return [stages, refusals, report_page.section("misses", "Requests to ask about", lead, report_page.facts(rows))]
 
 
 def _sampled(columns: dict[str, Any]) -> str:

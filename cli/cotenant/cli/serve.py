@@ -9,7 +9,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from cotenant.cli import identity
 from cotenant.cli.stack import Stack, StackOptions
+from cotenant.runtime.transport import local
 from cotenant.v1 import scheduler_pb2
 
 _EPILOG = """\
@@ -20,6 +22,7 @@ examples:
   cotenant serve --model-repository models
   cotenant serve --model-repository models --devices emulated,emulated     two emulated GPUs
   cotenant serve --model-repository models --observe-only --record log     decide, record, refuse nothing
+  cotenant --tls certs/admin serve --model-repository models               TLS; `cotenant certificates certs` first
 """
 
 
@@ -41,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--predictor", default="", metavar="ADDRESS", help="use the predictor that runs there, start none")
     p.add_argument("--state", default="", metavar="FILE", help="keep what the predictor learns in this file")
     p.add_argument("--record", default="", metavar="FILE", help="record all events and decisions")
+    p.add_argument(
+        "--no-client-certificates",
+        action="store_true",
+        help="with --tls, let clients of the frontend connect without a certificate",
+    )
+    p.add_argument("--access", default="", metavar="FILE", help="who may do what, see docs/security.md")
     p.add_argument("--run-dir", type=Path, default=None, metavar="DIR", help="logs (default: a temporary folder)")
     return p
 
@@ -71,6 +80,9 @@ async def serve(arguments: argparse.Namespace) -> int:
             record=arguments.record,
             policy=arguments.policy,
             observe_only=arguments.observe_only,
+            tls=identity.folder(),
+            client_certificates=not arguments.no_client_certificates,
+            access=arguments.access,
         )
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -81,6 +93,9 @@ async def serve(arguments: argparse.Namespace) -> int:
         except RuntimeError as error:
             print(f"cotenant serve: {error}", file=sys.stderr)
             return 1
+        if options.tls is None and not local(f"{options.host}:{options.port}"):
+            warning = f"cotenant serve: other hosts can reach {options.host}:{options.port}, and it has no TLS"
+            print(f"{warning} (docs/security.md); --host 127.0.0.1 keeps them out", file=sys.stderr, flush=True)
         print(f"serving on {stack.url} with {', '.join(options.devices)}; logs in {options.run_dir}", flush=True)
         settled = asyncio.create_task(_tell_models(stack))
         await stop.wait()

@@ -44,6 +44,8 @@ def show(console: Console, rows: Sequence[Row]) -> None:
     for key, group in groups.items():
         table.add_row(*_cells(key, group))
     console.print(table)
+    if any(row.tenants for row in rows):
+        console.print(_tenants(groups))
     seeds = max(len(group) for group in groups.values())
     told = f"means of {seeds} seeds; a refusal is a miss" if seeds > 1 else "a refusal is a miss"
     console.print(f"{told}; real-time are requests with an SLO", highlight=False)
@@ -97,6 +99,39 @@ def _cells(key: Key, rows: Sequence[Row]) -> list[str]:
         _share(mean(rows, lambda r: r.within_bound)),
         _number(mean(rows, lambda r: r.offered / r.cpu_s if r.cpu_s else None)),
     ]
+
+
+def _tenants(groups: dict[Key, list[Row]]) -> Table:
+    """A line for each tenant of each policy and point."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    heads = ("policy", "rate", "tenant", "weight", "offered", "in time", "late", "refused", "over quota", "work")
+    for head in (*heads, "p50 ms", "p99 ms"):
+        table.add_column(head, justify="left" if head in ("policy", "tenant") else "right", no_wrap=True)
+    for (policy, rate, *_), rows in groups.items():
+        for name in sorted({tenant.tenant for row in rows for tenant in row.tenants}):
+            told = [tenant for row in rows for tenant in row.tenants if tenant.tenant == name]
+            offered = sum(tenant.offered for tenant in told)
+            table.add_row(
+                policy,
+                f"{rate:g}",
+                name,
+                f"{told[0].weight:g}",
+                _number(offered / len(rows)),
+                _share(sum(tenant.in_time for tenant in told) / offered if offered else None),
+                *(
+                    _number(fmean(getattr(tenant, what) for tenant in told))
+                    for what in ("late", "refused", "over_quota")
+                ),
+                _share(_known_mean([tenant.work_share for tenant in told])),
+                _number(_known_mean([tenant.p50_ms for tenant in told])),
+                _number(_known_mean([tenant.p99_ms for tenant in told])),
+            )
+    return table
+
+
+def _known_mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _number(value: float | None, form: str = "") -> str:

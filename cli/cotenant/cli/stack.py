@@ -18,6 +18,8 @@ from typing import cast
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cotenant.cli import identity
+from cotenant.runtime import transport
 from cotenant.runtime.server import open_channel
 from cotenant.v1 import scheduler_pb2, scheduler_pb2_grpc
 
@@ -60,6 +62,9 @@ class StackOptions:
     record: str = ""
     policy: str = "goodput"
     observe_only: bool = False
+    tls: Path | None = None  # folder of certificates (`cotenant certificates`); None for no TLS
+    client_certificates: bool = True  # with TLS, clients of the frontend must show a certificate
+    access: str = ""  # file of who may do what at the frontend
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # more flags, by service
 
 
@@ -73,7 +78,9 @@ def services(options: StackOptions) -> list[Service]:
         return f"--metrics={host}:{port}" if options.metrics else "--metrics="
 
     def extra(name: str) -> tuple[str, ...]:
-        return tuple(options.extra.get(name, ()))
+        asks = name != "frontend" or options.client_certificates
+        tls = identity.flags(options.tls, name, ask_clients=asks) if options.tls else ()
+        return (*tls, *options.extra.get(name, ()))
 
     scheduler = inside("scheduler", 8003)
     predictor = options.predictor or inside("predictor", 8004)
@@ -107,6 +114,8 @@ def services(options: StackOptions) -> list[Service]:
         found.append(Service(f"executor-{i}", "cotenant.executor", flags, address))
     public = f"{options.host}:{options.port}"
     flags = (f"--listen={public}", f"--scheduler={scheduler}", metrics(8002, options.host), *extra("frontend"))
+    if options.access:
+        flags = (*flags, f"--access={options.access}")
     asked_at = f"127.0.0.1:{options.port}" if options.host == "0.0.0.0" else public
     found.append(Service("frontend", "cotenant.frontend", flags, asked_at))
     return found
@@ -119,6 +128,8 @@ class Stack:
         self.options = options
         self.services = {service.name: service for service in services(options)}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        admin = options.tls / "admin" if options.tls else None
+        self.transport = transport.Transport(identity.settings(admin))
         self._on_event = on_event
         self._supervising: asyncio.Task[None] | None = None
         self._started: dict[str, float] = {}
@@ -169,14 +180,19 @@ class Stack:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env={**ENVIRONMENT, **os.environ},
+                env=self._environment(),
                 start_new_session=True,  # Ctrl-C is ours to pass on, in order
             )
         self._started[name] = time.monotonic()
 
+    def _environment(self) -> dict[str, str]:
+        """Of the services. Why a client's certificate was refused is told by gRPC alone, unless it must be silent."""
+        ours = {k: v for k, v in ENVIRONMENT.items() if not (self.options.tls and k == "GRPC_VERBOSITY")}
+        return {**ours, **os.environ}
+
     async def _answering(self, name: str) -> None:
         """Waits until a service's health answers (a frontend says NOT_SERVING until it has a scheduler)."""
-        async with open_channel(self.services[name].address) as channel:
+        async with open_channel(self.services[name].address, self.transport) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             while True:
                 if (status := self.processes[name].poll()) is not None:
@@ -191,7 +207,7 @@ class Stack:
 
     async def models_settled(self, timeout_s: float) -> list[scheduler_pb2.ModelState]:
         """Waits until no model is on its way; returns what there is. Raises TimeoutError."""
-        async with open_channel(self.scheduler) as channel:
+        async with open_channel(self.scheduler, self.transport) as channel:
             stub = cast(
                 "scheduler_pb2_grpc.SchedulerServiceAsyncStub", scheduler_pb2_grpc.SchedulerServiceStub(channel)
             )

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from cotenant.cli import estimate_versions
 from cotenant.cli.load_table import attainment_text
-from cotenant.cli.top_view import DeviceView, ModelView, RunningBatch, TopView
+from cotenant.cli.top_view import DeviceView, ModelView, RunningBatch, TenantView, TopView
 
 _BAR = 24  # characters; half as many on a narrow terminal
 
@@ -18,7 +18,7 @@ def screen(view: TopView, width: int) -> RenderableType:
     """The whole screen; on less than 110 columns, the models' table leaves out what matters less."""
     narrow = width < 110
     devices = [part for device in view.devices for part in _device(device, _BAR // 2 if narrow else _BAR)]
-    return Group(_head(view), *devices, _models(view, narrow=narrow))
+    return Group(_head(view), *devices, _models(view, narrow=narrow), *_tenants(view), *_misses(view))
 
 
 def _head(view: TopView) -> Text:
@@ -114,6 +114,44 @@ def _models(view: TopView, *, narrow: bool) -> Table:
     for model in view.models:
         found.add_row(_name(model), *(tell(model) for _, _, tell in shown))
     return found
+
+
+_TENANT_COLUMNS: tuple[tuple[str, Callable[[TenantView], str | Text]], ...] = (
+    ("weight", lambda t: f"{t.weight:g}"),
+    ("queue", lambda t: str(t.pending)),
+    ("now/s", lambda t: f"{t.recent_per_s:.0f}"),
+    ("in time", lambda t: _share(t.recent_attainment)),
+    ("all", lambda t: _share(t.attainment)),
+    ("refused", lambda t: str(t.refused)),
+    ("over quota", lambda t: str(t.over_quota)),
+    ("devices", lambda t: f"{t.recent_devices:.2f}"),
+    ("share", lambda t: f"{t.recent_share:.0%}" if t.recent_share is not None else "-"),
+)
+
+
+def _tenants(view: TopView) -> list[RenderableType]:
+    """Those whom the scheduler tells apart, if it does."""
+    if not view.tenants:
+        return []
+    found = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    found.add_column("tenant", no_wrap=True)
+    for head, _ in _TENANT_COLUMNS:
+        found.add_column(head, justify="right", no_wrap=True)
+    for tenant in view.tenants:
+        found.add_row(tenant.tenant, *(tell(tenant) for _, tell in _TENANT_COLUMNS))
+    return [Text(), found]
+
+
+def _misses(view: TopView) -> list[RenderableType]:
+    """The last ones, each on a line."""
+    if not view.misses:
+        return []
+    title = Text("\nlast misses", "bold").append(", `cotenant explain ID` tells more", "dim not bold")
+    lines = [Text(no_wrap=True, overflow="ellipsis") for _ in view.misses]
+    for line, miss in zip(lines, view.misses, strict=True):
+        age = f"{estimate_versions.age_text(miss.age_s)} ago"
+        line.append(f"  {age:>9}  ", "dim").append(f"{miss.request_id}  {miss.model}:{miss.version}  {miss.why}")
+    return [title, *lines]
 
 
 def _name(model: ModelView) -> Text:

@@ -7,7 +7,9 @@ import time
 
 import msgspec
 
-from cotenant.cli import estimate_versions
+from cotenant.cli import estimate_versions, misses
+from cotenant.runtime import tenant_names
+from cotenant.runtime.status import reason_name
 from cotenant.v1 import executor_pb2, scheduler_pb2
 
 # What lowers clocks and slows nobody.
@@ -63,6 +65,36 @@ class ModelView(msgspec.Struct):
     would_refuse: int
 
 
+class Miss(msgspec.Struct):
+    """A request that was refused or late; `cotenant explain` tells all of it."""
+
+    request_id: int
+    client_request_id: str
+    model: str
+    version: str
+    age_s: float
+    reason: str  # "LATE", or why it was refused
+    why: str  # in one line
+
+
+class TenantView(msgspec.Struct):
+    """A tenant. Counts are since the scheduler's start, `recent_*` since the sample before."""
+
+    tenant: str
+    weight: float
+    pending: int  # requests that wait
+    in_time: int
+    late: int
+    refused: int
+    failed: int
+    over_quota: int
+    attainment: float | None
+    recent_per_s: float
+    recent_attainment: float | None
+    recent_share: float | None  # of the solo work that was launched; None if none was
+    recent_devices: float  # devices' worth of solo work
+
+
 class TopView(msgspec.Struct):
     """Everything."""
 
@@ -81,6 +113,8 @@ class TopView(msgspec.Struct):
     recent_decision_us: float
     devices: list[DeviceView]
     models: list[ModelView]
+    misses: list[Miss]  # the last ones, newest first
+    tenants: list[TenantView]  # empty where nobody names one
 
 
 def view(address: str, now: scheduler_pb2.GetStatusResponse, before: scheduler_pb2.GetStatusResponse | None) -> TopView:
@@ -110,6 +144,8 @@ def view(address: str, now: scheduler_pb2.GetStatusResponse, before: scheduler_p
             for d in sorted(now.devices, key=lambda d: d.device.device_id)
         ],
         models=[_model(m, models.get((m.model, m.version)), interval_s) for m in now.models],
+        misses=[_miss(miss) for miss in now.misses],
+        tenants=_tenants(now, before, interval_s),
     )
 
 
@@ -172,5 +208,52 @@ def _model(now: scheduler_pb2.ModelStatus, before: scheduler_pb2.ModelStatus | N
     )
 
 
-def _ended(model: scheduler_pb2.ModelStatus) -> int:
+def _miss(miss: scheduler_pb2.Miss) -> Miss:
+    why = (
+        misses.refused(reason_name(miss.reason), miss.message)
+        if miss.reason
+        else misses.late(
+            miss.budget_ns / 1e6,
+            miss.answered_ns / 1e6,
+            miss.launched_ns / 1e6,
+            miss.duration_ns / 1e6,
+            miss.forecast.duration_ns / 1e6,
+            miss.forecast.bound_ns / 1e6,
+        )
+    )
+    reason = reason_name(miss.reason) if miss.reason else "LATE"
+    return Miss(miss.request_id, miss.client_request_id, miss.model, miss.version, miss.age_ns / 1e9, reason, why)
+
+
+def _tenants(
+    now: scheduler_pb2.GetStatusResponse, before: scheduler_pb2.GetStatusResponse, interval_s: float
+) -> list[TenantView]:
+    old = {tenant.tenant: tenant for tenant in before.tenants}
+    new = [(tenant, old.get(tenant.tenant, scheduler_pb2.TenantStatus())) for tenant in now.tenants]
+    all_ns = sum(max(0, tenant.work_ns - was.work_ns) for tenant, was in new)
+    return [_tenant(tenant, was, interval_s, all_ns) for tenant, was in new]
+
+
+def _tenant(
+    now: scheduler_pb2.TenantStatus, before: scheduler_pb2.TenantStatus, interval_s: float, all_ns: int
+) -> TenantView:
+    recent, work_ns = _ended(now) - _ended(before), max(0, now.work_ns - before.work_ns)
+    return TenantView(
+        tenant=tenant_names.shown(now.tenant),
+        weight=now.weight,
+        pending=now.pending,
+        in_time=now.in_time,
+        late=now.late,
+        refused=now.refused,
+        failed=now.failed,
+        over_quota=now.over_quota,
+        attainment=now.in_time / _ended(now) if _ended(now) else None,
+        recent_per_s=recent / interval_s,
+        recent_attainment=(now.in_time - before.in_time) / recent if recent else None,
+        recent_share=work_ns / all_ns if all_ns else None,
+        recent_devices=work_ns / 1e9 / interval_s,
+    )
+
+
+def _ended(model: scheduler_pb2.ModelStatus | scheduler_pb2.TenantStatus) -> int:
     return model.in_time + model.late + model.refused + model.failed

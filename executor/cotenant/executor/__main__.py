@@ -23,13 +23,14 @@ from cotenant.executor.service import ExecutorService
 from cotenant.executor.torch_cuda_device import pinning
 from cotenant.runtime import logs, metrics, server, settings, staging
 from cotenant.runtime.settings import setting
+from cotenant.runtime.transport import TransportSettings
 from cotenant.v1 import executor_pb2_grpc
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class ExecutorSettings:
+class ExecutorSettings(TransportSettings):
     """The executor's settings."""
 
     listen: str = setting("127.0.0.1:8005", "where frontends connect, host:port")
@@ -126,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = settings.read(ExecutorSettings, "executor", __doc__, argv)
     logs.configure("executor", level=options.log_level, style=options.log_format)
     try:
-        server.run(serve(options))
+        server.run(serve(options), options)
     except (OSError, RuntimeError, ValueError) as error:  # an address that is taken, a device that is not there
         raise SystemExit(f"cotenant.executor: {error}") from error
 

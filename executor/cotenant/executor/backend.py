@@ -180,6 +180,7 @@ BACKENDS: Mapping[str, Callable[[], Backend]] = {
     "tensorrt": _lazily("backend_tensorrt"),
     "identity": _lazily("backend_identity"),
     "emulated": _lazily("backend_emulated"),
+    "ensemble": _lazily("backend_ensemble"),
 }
 PLATFORMS: Mapping[str, str] = {
     "onnxruntime_onnx": "onnxruntime",

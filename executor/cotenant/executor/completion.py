@@ -35,6 +35,8 @@ def complete(config: pb.ModelConfig, signature: Signature | None, default_max_ba
             )
     if not config.input or not config.output:
         raise ValueError(f"model '{config.name}': inputs and outputs are neither configured nor told by its file")
+    if config.version_policy.WhichOneof("policy_choice") is None:
+        config.version_policy.latest.num_versions = 1
     both: list[Any] = [*config.input, *config.output]
     for tensor in both:
         if type_name(tensor.data_type) not in NUMPY:

@@ -213,7 +213,8 @@ def _open_cpu(concurrency: int, threads: int, cache: Path | None) -> Device:
         kind="cpu",
         name=_cpu_name(),
         memory_bytes=psutil.virtual_memory().available,
-        max_concurrency=concurrency or max(2, cores // threads),
+        # Two for each core: while one's end is told and the next is ordered, another runs.
+        max_concurrency=concurrency or max(2, 2 * cores // threads),
         resources=RESOURCES,
     )
     placement = Placement("cpu", 0, threads, 0, concurrency=spec.max_concurrency)

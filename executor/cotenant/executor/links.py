@@ -13,7 +13,7 @@ from cotenant.executor.reports import Reports, Unacknowledged
 from cotenant.executor.runner import Runner
 from cotenant.runtime.clock import PeerClock, clock_id, now_ns
 from cotenant.runtime.outbox import Outbox
-from cotenant.runtime.server import open_channel
+from cotenant.runtime.server import DENIED, DENIED_S, open_channel
 from cotenant.v1 import executor_pb2 as pb
 from cotenant.v1 import predictor_pb2, predictor_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 
@@ -21,6 +21,7 @@ _log = structlog.get_logger()
 
 PING_S = 0.25
 RECONNECT_S = 0.2
+_REFUSED = (grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.INVALID_ARGUMENT)
 LINGER_S = 0.02  # events for the predictor wait so long for company: learning can wait, batches cannot
 
 
@@ -71,8 +72,10 @@ class SchedulerLink:
                 try:
                     await self._converse(stub)
                 except grpc.aio.AioRpcError as error:
-                    refused = error.code() in (grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.INVALID_ARGUMENT)
+                    denied = error.code() in DENIED
+                    refused = denied or error.code() in _REFUSED
                     (_log.error if refused else _log.debug)("scheduler", state="unreachable", error=error.details())
+                    await asyncio.sleep(DENIED_S if denied else 0.0)
                 await asyncio.sleep(RECONNECT_S)
 
     async def _converse(self, stub: "scheduler_pb2_grpc.SchedulerServiceAsyncStub") -> None:
@@ -145,7 +148,7 @@ class SchedulerLink:
                 order.deadline_ns = from_peer(order.deadline_ns)
             self.runner.launch(order)
         for load in frame.loads:
-            task = asyncio.create_task(self._models.load(load.model))
+            task = asyncio.create_task(self._models.load(load.model, load.override))
             self._loads.add(task)
             task.add_done_callback(self._loads.discard)
         for unload in frame.unloads:
@@ -213,7 +216,9 @@ class PredictorLink:
                 try:
                     await self._converse(stub)
                 except grpc.aio.AioRpcError as error:
-                    _log.debug("predictor", state="unreachable", error=error.details())
+                    denied = error.code() in DENIED
+                    (_log.error if denied else _log.debug)("predictor", state="unreachable", error=error.details())
+                    await asyncio.sleep(DENIED_S if denied else 0.0)
                 self._outbox = None
                 await asyncio.sleep(RECONNECT_S)
 

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import structlog
 
-from cotenant.executor import completion, repository
+from cotenant.executor import completion, overrides, repository
 from cotenant.executor.backend import Model, PreparedModel, find_backend
 from cotenant.executor.device import Device
 from cotenant.executor.profile import WINDOW_NS, Profiler, classes
 from cotenant.executor.reports import Reports
 from cotenant.inference import inference_pb2
-from cotenant.runtime import model_options
+from cotenant.runtime import model_options, sequences
 from cotenant.v1 import executor_pb2 as pb
+from cotenant.v1 import types_pb2
 
 _log = structlog.get_logger()
 
@@ -42,10 +43,13 @@ class LoadedVersion:
     ) -> None:
         self.version = version
         self.config = config
+        self.told = config  # as clients see it
         self.model = model
         self.folder = folder
         self.load_ns = load_ns
         self.options = model_options.read(config)
+        self.labels: dict[str, list[str]] = {}  # of outputs
+        self.source: overrides.Source | None = None  # kept as long as it serves, with the files a load brought
         self.profiles: list[pb.ClassProfiled] = []
         self._users = 0
         self._retired = False
@@ -55,9 +59,10 @@ class LoadedVersion:
         return pb.ModelLoaded(
             model=self.config.name,
             version=self.version,
-            model_config=self.config.SerializeToString(),
+            model_config=self.told.SerializeToString(),
             memory_bytes=self.model.memory_bytes,
             load_ns=self.load_ns,
+            labels=[types_pb2.OutputLabels(output=name, labels=some) for name, some in self.labels.items()],
         )
 
     def use(self) -> None:
@@ -102,31 +107,33 @@ class Models:
     def scan(self) -> pb.RepositoryScanned:
         """What the repository holds."""
         found = repository.scan(self.root)
-        return pb.RepositoryScanned(models=[pb.RepositoryModel(model=m, versions=v) for m, v in found.items()])
+        rows = [
+            pb.RepositoryModel(model=m, versions=v, fingerprint=repository.fingerprint(self.root / m))
+            for m, v in found.items()
+        ]
+        return pb.RepositoryScanned(models=rows)
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, override: types_pb2.ModelOverride | None = None) -> None:
         """Loads what a model's version policy wants, tells how each version went, and then that it is done."""
         async with self._one_at_a_time:
             wanted: list[str] = []
             try:
-                folder = self.root / name
-                if not name or "/" in name or name.startswith(".") or not folder.is_dir():
-                    raise ValueError(f"failed to load '{name}', failed to poll from model repository")
-                config = repository.read_config(folder)
-                wanted = repository.wanted_versions(config, repository.versions(folder))
+                source = overrides.source(self.root, name, override or types_pb2.ModelOverride())
+                config = repository.read_config(source.folder, source.config_json)
+                wanted = repository.wanted_versions(config, repository.versions(source.folder))
             except ValueError as error:
                 self._failed(name, "", str(error))
             for version in wanted:
-                await self._load_version(self.root / name, version)
+                await self._load_version(source, version)
             event = self._reports.event()
             event.model_load_ended.model = name
             event.model_load_ended.versions.extend(wanted)
             self._reports.tell(event)
 
-    async def _load_version(self, folder: Path, version: str) -> None:
-        loop = asyncio.get_running_loop()
+    async def _load_version(self, source: overrides.Source, version: str) -> None:
+        loop, folder = asyncio.get_running_loop(), source.folder
         try:
-            loaded = await loop.run_in_executor(self._pool, self._read, folder, version)
+            loaded = await loop.run_in_executor(self._pool, self._read, source, version)
             self._check_memory(loaded)
             loaded.profiles = await self._profiler.measure(loaded.config, loaded.model, loaded.version, loaded.folder)
         except Exception as error:  # whatever a model's file makes a library raise
@@ -152,10 +159,10 @@ class Models:
             demand_from=demand_basis(loaded.profiles),
         )
 
-    def _read(self, folder: Path, version: str) -> LoadedVersion:
+    def _read(self, source: overrides.Source, version: str) -> LoadedVersion:
         """Runs on the loading thread."""
-        started = time.monotonic_ns()
-        config = repository.read_config(folder)
+        started, folder = time.monotonic_ns(), source.folder
+        config = repository.read_config(folder, source.config_json)
         kind = self._device.placement.kind
         needs_gpu = any(group.kind == inference_pb2.ModelInstanceGroup.KIND_GPU for group in config.instance_group)
         if needs_gpu and kind == "cpu":
@@ -164,13 +171,19 @@ class Models:
         backend = find_backend(config.backend)
         model = backend.load(folder / version, config, self._device.placement)
         try:
+            outputs = {tensor.name for tensor in config.output}
             completion.complete(config, model.signature, self._default_max_batch_size)
+            sequences.complete(config)
+            told = sequences.shown(config, outputs)
+            labels = repository.labels(folder, config)
             if isinstance(model, PreparedModel):
                 model.prepare(inputs for _, inputs in classes(config, version))
         except Exception:
             model.close()
             raise
-        return LoadedVersion(version, config, model, folder / version, time.monotonic_ns() - started)
+        loaded = LoadedVersion(version, config, model, folder / version, time.monotonic_ns() - started)
+        loaded.labels, loaded.source, loaded.told = labels, source, told
+        return loaded
 
     def _check_memory(self, loaded: LoadedVersion) -> None:
         used = sum(other.model.memory_bytes for other in self.table.values())

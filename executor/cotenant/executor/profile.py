@@ -121,6 +121,8 @@ class Profiler:
         self, config: inference_pb2.ModelConfig, model: Model, version: str, folder: Path
     ) -> list[pb.ClassProfiled]:
         """Measures every class worth knowing, or reads what was measured before. Raises what the model raises."""
+        if config.HasField("ensemble_scheduling"):
+            return []  # its steps are measured
         key = self._fingerprint(config, folder)
         for path in self._files(folder, key):
             if path.exists() and not self._remeasure:

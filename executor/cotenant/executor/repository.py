@@ -3,12 +3,14 @@
 Reads and checks; loads nothing. Errors are ValueError with a text for people that names model and file.
 """
 
-from pathlib import Path
+import hashlib
+from pathlib import Path, PurePosixPath
 
-from google.protobuf import text_format
+from google.protobuf import json_format, text_format
 
 from cotenant.executor.backend import BACKENDS, FILE_BACKENDS, PLATFORMS
 from cotenant.inference import inference_pb2 as pb
+from cotenant.runtime import sequences
 
 
 def scan(root: Path) -> dict[str, list[str]]:
@@ -29,11 +31,45 @@ def versions(folder: Path) -> list[str]:
     return sorted((n for n in names if n.isascii() and n.isdigit() and n[0] != "0"), key=int)
 
 
-def read_config(folder: Path) -> pb.ModelConfig:
-    """A model's `config.pbtxt`, or an empty configuration where there is none."""
+def fingerprint(folder: Path) -> str:
+    """Differs after a change of a model's files: names, sizes, times. What we keep beside them does not count."""
+    digest = hashlib.sha256()
+    try:
+        for path in sorted(folder.rglob("*")):
+            inside = path.relative_to(folder)
+            if path.is_file() and not any(part.startswith(".") for part in inside.parts):
+                found = path.stat()
+                digest.update(f"{inside}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
+    except OSError:  # it changes just now, and will be seen again
+        return ""
+    return digest.hexdigest()[:16]
+
+
+def labels(folder: Path, config: pb.ModelConfig) -> dict[str, list[str]]:
+    """Labels of outputs that have a file of them, one a line. Raises ValueError where it cannot be read."""
+    found: dict[str, list[str]] = {}
+    for output in config.output:
+        if output.label_filename:
+            try:
+                text = (folder / output.label_filename).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"model '{config.name}': {output.label_filename} cannot be read: {error}") from error
+            found[output.name] = [line.strip() for line in text.splitlines()]
+    return found
+
+
+def read_config(folder: Path, override_json: str = "") -> pb.ModelConfig:
+    """A model's `config.pbtxt`, or an empty configuration where there is none; or what takes its place."""
     path = folder / "config.pbtxt"
     config = pb.ModelConfig()
-    if path.exists():
+    if override_json:
+        try:
+            json_format.Parse(override_json, config)
+        except json_format.ParseError as error:
+            raise ValueError(
+                f"model '{folder.name}': parameter 'config' is no configuration in JSON: {error}"
+            ) from error
+    elif path.exists():
         try:
             text_format.Parse(path.read_text(encoding="utf-8"), config)
         except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
@@ -41,11 +77,14 @@ def read_config(folder: Path) -> pb.ModelConfig:
     if config.name not in ("", folder.name):
         raise ValueError(f"model '{folder.name}': config.pbtxt is of a model called '{config.name}'")
     config.name = folder.name
+    for file in (config.default_model_filename, *(output.label_filename for output in config.output)):
+        parts = PurePosixPath(file)
+        if parts.is_absolute() or ".." in parts.parts or "\0" in file:  # loads may bring a configuration of anybody's
+            raise ValueError(f"model '{folder.name}': file '{file}' does not lie in the model's folder")
     if config.max_batch_size < 0:
         raise ValueError(f"model '{folder.name}': max_batch_size is {config.max_batch_size}, expected 0 or more")
-    for unsupported in ("sequence_batching", "ensemble_scheduling"):
-        if config.HasField(unsupported):
-            raise ValueError(f"model '{folder.name}': {unsupported} is not supported by this version")
+    if config.HasField("sequence_batching"):
+        sequences.check(config)
     if config.model_transaction_policy.decoupled:
         raise ValueError(f"model '{folder.name}': decoupled models are not supported by this version")
     return config
@@ -69,6 +108,8 @@ def wanted_versions(config: pb.ModelConfig, available: list[str]) -> list[str]:
 
 def backend_name(config: pb.ModelConfig, folder: Path) -> str:
     """The backend a version needs: as configured, else by the file that lies in its folder."""
+    if config.HasField("ensemble_scheduling"):
+        return "ensemble"
     name = config.backend or PLATFORMS.get(config.platform, config.platform)
     if name:
         return name

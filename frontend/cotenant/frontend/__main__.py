@@ -12,33 +12,60 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from cotenant.frontend import tracing
 from cotenant.frontend.catalogue import Catalogue
 from cotenant.frontend.dispatch import Dispatcher
+from cotenant.frontend.identity import ANY, COMMON_NAME, FIELDS, SOURCES, Identity
 from cotenant.frontend.inference import Inference
 from cotenant.frontend.links import Links
 from cotenant.frontend.metadata import MetadataMethods
 from cotenant.frontend.metrics import FrontendMetrics
+from cotenant.frontend.regions import Regions
 from cotenant.frontend.repository import RepositoryMethods
+from cotenant.frontend.response_cache import ResponseCache
+from cotenant.frontend.restricted import RestrictedProtocols
 from cotenant.frontend.service import SERVICE, InferenceMethods, register
+from cotenant.frontend.settings_methods import SettingsMethods
 from cotenant.frontend.shared_memory import SharedMemoryMethods
 from cotenant.frontend.staging_area import StagingArea
 from cotenant.frontend.statistics import Statistics
 from cotenant.inference.pool import POOL
 from cotenant.runtime import logs, metrics, server, settings
 from cotenant.runtime.settings import setting
+from cotenant.runtime.transport import TransportSettings
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class FrontendSettings:
+class FrontendSettings(TransportSettings):
     """The frontend's settings."""
 
     listen: str = setting("0.0.0.0:8001", "where clients connect, host:port or unix:path")
     scheduler: str = setting("localhost:8003", "address of the scheduler")
     max_pending: int = setting(16384, "requests that may be unanswered at a time; more are refused")
+    max_message_mib: int = setting(512, "largest request, in MiB; larger ones are refused; 0 for no limit")
+    max_streams: int = setting(16384, "calls that may be open on one connection; more wait at the client")
+    max_connections: int = setting(
+        0, "connections at a time; more are closed; 0 for what the limit of open files allows"
+    )
+    restricted_protocols: str = setting(
+        "", "lines GROUP,GROUP:KEY=VALUE: methods that need a header (docs/security.md); empty for none", metavar="FILE"
+    )
     scheduler_patience_ms: int = setting(5000, "how long requests wait for a scheduler that is away, in ms")
     staging_dir: str = setting("/dev/shm", "memory-backed folder shared with executors of this host; empty for none")
     staging_mib: int = setting(128, "shared memory for requests' tensors, in MiB")
+    response_cache_mib: int = setting(0, "memory for cached answers of models that enable it, in MiB; 0 for no cache")
+    allow_model_files: bool = setting(False, "loads may bring files of a model, which run as code in executors")
+    allow_client_shm: bool = setting(False, "clients may register shared memory of this host for tensors")
+    tenant_from: str = setting(
+        ANY, "what names a request's tenant: its metadata, the client's certificate, any, or nobody", choices=SOURCES
+    )
+    tenant_certificate_field: str = setting(COMMON_NAME, "what of the certificate names the tenant", choices=FIELDS)
+    tenant_proxies: tuple[str, ...] = setting(
+        (), "names in certificates that may name any tenant in metadata, separated by commas", metavar="NAMES"
+    )
     metrics: str = setting("0.0.0.0:8002", "where Prometheus reads metrics, host:port; empty for nowhere")
+    trace_file: str = setting(
+        "", "where traces go in Triton's format, once TraceSetting asks for them; empty for nowhere"
+    )
     otlp_endpoint: str = setting("", "where spans go, host:port or URL of an OTLP gRPC collector; empty for nowhere")
     drain_s: float = setting(10.0, "longest time to answer what was accepted after SIGTERM, in s")
     log_level: str = setting("info", "debug, info, warning or error")
@@ -48,22 +75,32 @@ class FrontendSettings:
 async def serve(options: FrontendSettings) -> None:
     """Runs until a signal."""
     software = version("cotenant")
-    spans = tracing.connect(options.otlp_endpoint, software=software)
+    spans = tracing.connect(options.otlp_endpoint, software=software, file=options.trace_file)
     catalogue, statistics = Catalogue(), Statistics()
     staging = StagingArea(options.staging_dir, options.staging_mib * 2**20)
     dispatcher = Dispatcher(
         staging, max_pending=options.max_pending, patience_ns=options.scheduler_patience_ms * 1_000_000
     )
     links = Links(options.scheduler, dispatcher, catalogue, statistics, software=software)
-    inference = Inference(catalogue, dispatcher, statistics, spans)
-    methods = InferenceMethods(inference)
-    process = server.Server(service_names=[SERVICE])
+    regions = Regions(allowed=options.allow_client_shm, max_input_bytes=(options.max_message_mib or 2**30) * 2**20)
+    cache = ResponseCache(options.response_cache_mib * 2**20)
+    inference = Inference(catalogue, dispatcher, statistics, spans, regions, cache)
+    identity = Identity(options.tenant_from, options.tenant_certificate_field, options.tenant_proxies)
+    methods = InferenceMethods(inference, identity)
+    process = server.Server(
+        service_names=[SERVICE],
+        options=server.limits(
+            message_mib=options.max_message_mib, streams=options.max_streams, connections=options.max_connections
+        ),
+        interceptors=[RestrictedProtocols(options.restricted_protocols)] if options.restricted_protocols else [],
+    )
     register(
         process.grpc,
         methods,
         MetadataMethods(catalogue, inference, links, statistics, software=software),
-        RepositoryMethods(links),
-        SharedMemoryMethods(),
+        RepositoryMethods(links, allow_files=options.allow_model_files),
+        SharedMemoryMethods(regions),
+        SettingsMethods(catalogue, spans.settings),
     )
     _reflect(process)
     process.bind(options.listen)
@@ -116,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = settings.read(FrontendSettings, "frontend", __doc__, argv)
     logs.configure("frontend", level=options.log_level, style=options.log_format)
     try:
-        server.run(serve(options))
+        server.run(serve(options), options)
     except (OSError, RuntimeError, ValueError) as error:  # an address that is taken, a device that is not there
         raise SystemExit(f"cotenant.frontend: {error}") from error
 

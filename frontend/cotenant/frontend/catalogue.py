@@ -1,7 +1,8 @@
 """The models a frontend knows, as the scheduler pushed them, prepared for checking requests quickly."""
 
+import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 import structlog
@@ -10,7 +11,7 @@ from google.protobuf.message import DecodeError
 from cotenant.frontend import errors
 from cotenant.frontend.errors import RequestError
 from cotenant.inference import inference_pb2 as pb
-from cotenant.runtime import model_options
+from cotenant.runtime import model_options, sequences
 from cotenant.runtime.clock import now_ns
 from cotenant.runtime.datatypes import element_size
 from cotenant.v1 import scheduler_pb2
@@ -22,6 +23,7 @@ _READY = scheduler_pb2.MODEL_AVAILABILITY_READY
 # A scheduler that was started again learns of models as executors return to it. What it has not named after this time
 # is gone; until then requests for it are submitted, and wait there.
 RETURN_NS = 10_000_000_000
+_generations = itertools.count(1)
 _INTEGER = re.compile(r"\s*[+-]?[0-9]{1,18}")
 
 
@@ -35,6 +37,7 @@ class TensorView:
     variable: tuple[int, ...]  # indices in `shape` of what varies, without the batch
     optional: bool
     element_bytes: int  # 0 for BYTES
+    labels: tuple[str, ...] = ()  # of the classes that its indices stand for
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,15 @@ class ModelView:
     buckets: tuple[int, ...] = ()
     memory_bytes: int = 0
     device_ids: tuple[str, ...] = ()
+    ensemble: bool = False
+    stateful: bool = False  # it answers sequences
+    hidden: dict[str, TensorView] = field(
+        default_factory=dict
+    )  # inputs that tell of sequences, which clients do not see
+    # By priority, 0 for all others: how long a request may take that asks for nothing itself, in ns; 0 for any time.
+    queue_timeout_ns: dict[int, int] = field(default_factory=dict)
+    generation: int = 0  # differs whenever it was told of anew
+    states: frozenset[str] = frozenset()  # outputs that clients do not see
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +174,18 @@ class Catalogue:
         Raises RequestError for a version that is no number.
         """
         if not version:
-            return name in self._latest
-        entry = self._models.get(name, {}).get(version_number(version))
-        return entry is not None and entry.ready is not None
+            view = self._latest.get(name)
+        else:
+            entry = self._models.get(name, {}).get(version_number(version))
+            view = entry.ready if entry else None
+        return view is not None and self._steps_ready(view)
+
+    def _steps_ready(self, view: ModelView) -> bool:
+        """Whether all models of an ensemble serve; true for what is none."""
+        if not view.ensemble:
+            return True
+        steps = view.config.ensemble_scheduling.step
+        return all(self.is_ready(s.model_name, "" if s.model_version < 0 else str(s.model_version)) for s in steps)
 
     def ready(self) -> list[ModelView]:
         """All versions that serve."""
@@ -175,7 +196,7 @@ def version_number(text: str) -> str:
     """A version as the repository writes it. Raises RequestError where it is none."""
     if not _INTEGER.fullmatch(text):
         raise errors.invalid(
-            f"failed to get model version from specified version string '{text}' (details: it is no integer), "
+            f"failed to get model version from specified version string '{text}' (details: stol), "
             "version should be an integral value > 0"
         )
     if int(text) < 0:
@@ -185,8 +206,12 @@ def version_number(text: str) -> str:
 
 def _view(state: scheduler_pb2.ModelState) -> ModelView:
     config = pb.ModelConfig.FromString(state.model_config)
+    labels = {row.output: tuple(row.labels) for row in state.labels}
     batched = config.max_batch_size > 0
     inputs = {tensor.name: _tensor(tensor, batched, optional=tensor.optional) for tensor in config.input}
+    outputs = {tensor.name: _tensor(tensor, batched, labels=labels.get(tensor.name, ())) for tensor in config.output}
+    hidden = {tensor.name: _tensor(tensor, batched) for tensor in sequences.hidden_inputs(config)}
+    states = frozenset(state.output_name for state in config.sequence_batching.state) - outputs.keys()
     options = model_options.read(config)
     return ModelView(
         name=state.model,
@@ -194,19 +219,38 @@ def _view(state: scheduler_pb2.ModelState) -> ModelView:
         config=config,
         options=options,
         inputs=inputs,
-        outputs={tensor.name: _tensor(tensor, batched) for tensor in config.output},
+        outputs=outputs,
         max_batch_size=config.max_batch_size,
         required=sum(not tensor.optional for tensor in inputs.values()),
         variable=any(tensor.variable for tensor in inputs.values()),
         buckets=options.shape_buckets,
         memory_bytes=state.memory_bytes,
         device_ids=tuple(state.device_ids),
+        ensemble=config.HasField("ensemble_scheduling"),
+        stateful=config.HasField("sequence_batching"),
+        hidden=hidden,
+        states=states,
+        queue_timeout_ns=_queue_timeouts(config.dynamic_batching),
+        generation=next(_generations),
     )
 
 
-def _tensor(tensor: "pb.ModelInput | pb.ModelOutput", batched: bool, *, optional: bool = False) -> TensorView:
+def _queue_timeouts(batching: pb.ModelDynamicBatching) -> dict[int, int]:
+    """Of queue policies that reject; one that delays refuses nothing, so it bounds nothing."""
+    policies = {0: batching.default_queue_policy, **batching.priority_queue_policy}
+    if batching.default_priority_level in batching.priority_queue_policy:
+        policies[0] = batching.priority_queue_policy[batching.default_priority_level]
+    return {
+        priority: policy.default_timeout_microseconds * 1000 if policy.timeout_action == policy.REJECT else 0
+        for priority, policy in policies.items()
+    }
+
+
+def _tensor(
+    tensor: "pb.ModelInput | pb.ModelOutput", batched: bool, *, optional: bool = False, labels: tuple[str, ...] = ()
+) -> TensorView:
     name = pb.DataType.Name(tensor.data_type).removeprefix("TYPE_")
     datatype = "BYTES" if name == "STRING" else name
     shape = (-1, *tensor.dims) if batched else tuple(tensor.dims)
     variable = tuple(axis for axis, size in enumerate(shape) if size < 0 and axis >= batched)
-    return TensorView(tensor.name, datatype, shape, variable, optional, element_size(datatype))
+    return TensorView(tensor.name, datatype, shape, variable, optional, element_size(datatype), labels)

@@ -19,6 +19,7 @@ from cotenant.frontend.catalogue import ModelView
 from cotenant.frontend.checking import Checked
 from cotenant.frontend.errors import RequestError, refused
 from cotenant.frontend.staging_area import StagingArea
+from cotenant.runtime import tenant_names
 from cotenant.runtime.clock import PeerClock, now_ns
 from cotenant.runtime.outbox import Outbox
 from cotenant.v1 import executor_pb2, scheduler_pb2, types_pb2
@@ -40,6 +41,7 @@ class Answered:
     answer: executor_pb2.Answer
     outputs: list[bytes]  # one per tensor of the answer
     started_ns: int  # when the batch started, on our clock
+    device_id: str = ""  # where it ran
 
 
 @dataclass(slots=True)
@@ -54,6 +56,7 @@ class Pending:
     traceparent: str
     block: types_pb2.StagedTensors | None
     done: "asyncio.Future[Answered]"
+    tenant: str = ""
     attempt: int = 1
     abandoned: bool = False  # its client has gone, or was told that nothing will come
     doubted_ns: int = 0  # since when its answer may have been lost, where it must not be run again
@@ -96,7 +99,9 @@ class Dispatcher:
 
     # ---- from clients
 
-    def submit(self, checked: Checked, model: ModelView, arrival_ns: int, traceparent: str) -> Pending:
+    def submit(
+        self, checked: Checked, model: ModelView, arrival_ns: int, traceparent: str, tenant: str = ""
+    ) -> Pending:
         """Stages and submits a request. Raises RequestError if there is no room for it."""
         if len(self.pending) >= self._max_pending:
             raise refused(types_pb2.REJECT_REASON_QUEUE_FULL, "Exceeds maximum queue size")
@@ -113,6 +118,7 @@ class Dispatcher:
             traceparent=traceparent,
             block=block,
             done=asyncio.get_running_loop().create_future(),
+            tenant=tenant,
         )
         self.pending[pending.request_id] = pending
         self._send(pending)
@@ -145,6 +151,8 @@ class Dispatcher:
             priority=checked.priority,
             tensors=pending.block,
             traceparent=pending.traceparent,
+            client_request_id=checked.client_request_id,
+            tenant=pending.tenant,
         )
         self._scheduler.touch()
 
@@ -203,12 +211,16 @@ class Dispatcher:
             for key, at_ns in times.items()
             if at_ns
         }
+        if refusal.quota:
+            since |= {"quota": refusal.quota, "tenant": tenant_names.shown(pending.tenant)}
+        if refusal.retry_after_ns:
+            since["retry_after_ms"] = f"{refusal.retry_after_ns / 1e6:.3f}"
         pending.fail(refusal.reason, refusal.message, **since)
 
     # ---- from executors
 
-    def answered(self, answer: executor_pb2.Answer, data: memoryview | None) -> None:
-        """Takes an answer whose outputs lie in `data`; they are copied. None if they cannot be read here."""
+    def answered(self, answer: executor_pb2.Answer, data: memoryview | None, device_id: str = "") -> None:
+        """Takes a device's answer whose outputs lie in `data`; they are copied. None if they cannot be read here."""
         pending = self._take(answer.request_id)
         if pending is None:
             return
@@ -223,7 +235,7 @@ class Dispatcher:
         elif not pending.done.done():
             outputs = [bytes(data[t.offset : t.offset + t.byte_size]) for t in answer.outputs.tensors]
             started_ns = self.clock.from_peer(answer.execution.started_ns)
-            pending.done.set_result(Answered(answer, outputs, started_ns))
+            pending.done.set_result(Answered(answer, outputs, started_ns, device_id))
 
     def _take(self, request_id: int) -> Pending | None:
         """Ends a request's pending; frees its block."""

@@ -91,7 +91,7 @@ def not_ready(name: str, version: str) -> RequestError:
 
 
 def unknown_region(name: str, kind: str = "") -> RequestError:
-    """A region of a client's shared memory; none can be registered (docs/protocol.md), so none is known."""
+    """A region of a client's shared memory that was not registered."""
     return RequestError(grpc.StatusCode.NOT_FOUND, f"Unable to find {kind}shared memory region: '{name}'")
 
 

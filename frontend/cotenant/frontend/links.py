@@ -11,7 +11,7 @@ from cotenant.frontend.dispatch import Dispatcher
 from cotenant.frontend.statistics import Statistics
 from cotenant.runtime.clock import PeerClock, clock_id, now_ns
 from cotenant.runtime.outbox import Outbox
-from cotenant.runtime.server import open_channel
+from cotenant.runtime.server import DENIED, DENIED_S, open_channel
 from cotenant.runtime.staging import Segment
 from cotenant.v1 import executor_pb2, executor_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 
@@ -38,13 +38,19 @@ class ExecutorLink:
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        async with open_channel(self._address) as channel:
+        try:
+            opened = open_channel(self._address)
+        except ValueError as error:  # it must not be shown what we would show it
+            _log.error("executor", device=self.device_id, state="unreachable", error=str(error))
+            return
+        async with opened as channel:
             stub = cast("executor_pb2_grpc.ExecutorServiceAsyncStub", executor_pb2_grpc.ExecutorServiceStub(channel))
             while True:
                 try:
                     await self._converse(stub)
                 except grpc.aio.AioRpcError as error:
                     _log.debug("executor", device=self.device_id, state="unreachable", error=error.details())
+                    await _if_denied(error, "executor", self._address)
                 except Exception:  # whatever a frame held, the next stream may be better
                     _log.exception("executor", device=self.device_id, state="misunderstood")
                 self._forget()
@@ -91,12 +97,12 @@ class ExecutorLink:
     def _answered(self, answer: executor_pb2.Answer) -> None:
         """Hands an answer on; outputs in shared memory are copied there, so that the block is free at once."""
         if not answer.HasField("staged"):
-            self._dispatcher.answered(answer, memoryview(answer.inline))
+            self._dispatcher.answered(answer, memoryview(answer.inline), self.device_id)
             return
         place = answer.staged
         outputs = self._outputs
         data = outputs.view[place.offset : place.offset + place.byte_size] if outputs else None
-        self._dispatcher.answered(answer, data)
+        self._dispatcher.answered(answer, data, self.device_id)
         if self._outbox is not None:
             self._outbox.frame.releases.add(offset=place.offset)
             self._outbox.touch()
@@ -114,6 +120,12 @@ class ExecutorLink:
         """Ends the stream."""
         self.task.cancel()
         self._forget()
+
+
+async def _if_denied(error: grpc.aio.AioRpcError, peer: str, address: str) -> None:
+    if error.code() in DENIED:
+        _log.error(peer, state="denied", address=address, error=error.details())
+        await asyncio.sleep(DENIED_S)
 
 
 class Links:
@@ -146,6 +158,7 @@ class Links:
                     if error.code() == grpc.StatusCode.ALREADY_EXISTS and not self._dispatcher.pending:
                         self._dispatcher.new_id()
                     _log.debug("scheduler", state="unreachable", error=error.details())
+                    await _if_denied(error, "scheduler", self._address)
                 except Exception:  # whatever a frame held, the next stream may be better
                     _log.exception("scheduler", state="misunderstood")
                 await asyncio.sleep(RECONNECT_S)
@@ -197,6 +210,8 @@ class Links:
         for assign in frame.assigns:
             if link := self.executors.get(assign.device_id):
                 link.stage(assign)
+        if frame.HasField("tenants"):
+            self._statistics.tenants.know(frame.tenants.names, frame.tenants.others)
         for refusal in frame.refusals:
             dispatcher.refuse(refusal)
         if frame.HasField("pong"):

@@ -14,13 +14,19 @@ from cotenant.inference import inference_pb2 as pb
 Context = grpc.aio.ServicerContext[Any, Any]
 
 EXTENSIONS = (
+    "classification",
+    "sequence",
     "model_repository",
     "model_repository(unload_dependents)",
     "schedule_policy",
     "model_configuration",
+    "system_shared_memory",
+    "cuda_shared_memory",
     "binary_tensor_data",
     "parameters",
     "statistics",
+    "trace",
+    "logging",
 )
 
 

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from cotenant.frontend.dispatch import Dispatcher
 from cotenant.frontend.statistics import Histogram, ModelStatistics, Statistics
+from cotenant.runtime import tenant_names
 from cotenant.runtime.metrics import LATENCY_BUCKETS_S, triton_counter
 
 _LABELS = ["model", "version"]
@@ -26,6 +27,10 @@ _TRITON: tuple[tuple[str, str, _Value], ...] = (
     ("nv_inference_compute_input_duration_us", "Time to gather inputs, in us", lambda s: s.compute.input.ns / 1e3),
     ("nv_inference_compute_infer_duration_us", "Time of execution, in us", lambda s: s.compute.infer.ns / 1e3),
     ("nv_inference_compute_output_duration_us", "Time to hand out outputs, in us", lambda s: s.compute.output.ns / 1e3),
+    ("nv_cache_num_hits_per_model", "Requests answered from the response cache", lambda s: s.cache_hit.count),
+    ("nv_cache_num_misses_per_model", "Requests not found in the response cache", lambda s: s.cache_miss.count),
+    ("nv_cache_hit_duration_per_model", "Time of finding cached answers, in us", lambda s: s.cache_hit.ns / 1e3),
+    ("nv_cache_miss_duration_per_model", "Time of not finding and keeping, in us", lambda s: s.cache_miss.ns / 1e3),
 )
 _OURS: tuple[tuple[str, str, _Value], ...] = (
     ("cotenant_request_in_time", "Requests answered within their budget, or without having one", lambda s: s.in_time),
@@ -63,6 +68,18 @@ class FrontendMetrics(Collector):
         yield pending
         yield from self._ours(models)
 
+    def _tenants(self) -> Iterator[Metric]:
+        by_outcome = CounterMetricFamily(
+            "cotenant_tenant_requests", "Requests of a tenant by outcome", labels=["tenant", "outcome"]
+        )
+        over = CounterMetricFamily("cotenant_tenant_over_quota", "Refusals for a quota", labels=["tenant"])
+        for tenant, counts in list(self._statistics.tenants.tenants.items()):
+            name = tenant_names.shown(tenant)
+            for outcome, count in counts.outcomes().items():
+                by_outcome.add_metric([name, outcome], count)
+            over.add_metric([name], counts.over_quota)
+        yield from (by_outcome, over)
+
     def _ours(self, models: list[tuple[tuple[str, str], ModelStatistics]]) -> Iterator[Metric]:
         for name, text, value in _OURS:
             counter = CounterMetricFamily(name, text, labels=_LABELS)
@@ -74,6 +91,7 @@ class FrontendMetrics(Collector):
             for reason, count in list(stats.refusals.items()):
                 refused.add_metric([*key, reason], count)
         yield refused
+        yield from self._tenants()
         for name, text, of in _HISTOGRAMS:
             histogram = HistogramMetricFamily(name, text, labels=_LABELS)
             for key, stats in models:

@@ -1,6 +1,7 @@
 """A request's parameters: which are ours, which are the protocol's, and what they may be (docs/protocol.md)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from cotenant.frontend.errors import RequestError, invalid
 from cotenant.inference import inference_pb2 as pb
@@ -20,6 +21,9 @@ class Parameters:
     timeout_ns: int = 0  # 0 if there is none
     priority: int = 0  # 0 for the model's default, 1 the most urgent
     explain: bool = False
+    sequence_id: int | str = 0  # 0 or "" for none
+    sequence_start: bool = False
+    sequence_end: bool = False
 
 
 NONE = Parameters()
@@ -31,6 +35,7 @@ def read(request: pb.ModelInferRequest) -> Parameters:
         return NONE
     timeout_ns = priority = 0
     explain = False
+    sequence: dict[str, Any] = {}
     for key, parameter in request.parameters.items():
         kind = parameter.WhichOneof("parameter_choice")
         if key == "timeout":
@@ -42,7 +47,11 @@ def read(request: pb.ModelInferRequest) -> Parameters:
             explain = parameter.bool_param
         elif key == "sequence_id":
             _expect(key, kind, "int64_param", "string_param")
-        elif key in ("sequence_start", "sequence_end", _ALLOWED_TRITON):
+            sequence[key] = parameter.int64_param or parameter.string_param
+        elif key in ("sequence_start", "sequence_end"):
+            _expect(key, kind, "bool_param")
+            sequence[key] = parameter.bool_param
+        elif key == _ALLOWED_TRITON:
             _expect(key, kind, "bool_param")
         elif key.startswith("triton_"):
             raise invalid(
@@ -51,7 +60,7 @@ def read(request: pb.ModelInferRequest) -> Parameters:
             )
         elif kind not in _CUSTOM:
             raise _wrong_type(key, "int64_param, bool_param, or string_param")
-    return Parameters(timeout_ns, priority, explain)
+    return Parameters(timeout_ns, priority, explain, **sequence)
 
 
 def _timeout_ns(parameter: pb.InferParameter, kind: str | None) -> int:

@@ -9,7 +9,7 @@ from cotenant.frontend import errors
 from cotenant.frontend.errors import RequestError
 from cotenant.frontend.links import Links
 from cotenant.inference import inference_pb2 as pb
-from cotenant.v1 import scheduler_pb2, scheduler_pb2_grpc
+from cotenant.v1 import scheduler_pb2, scheduler_pb2_grpc, types_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Reply = TypeVar("Reply")
@@ -26,8 +26,9 @@ _STATES = {
 class RepositoryMethods:
     """See the module's text."""
 
-    def __init__(self, links: Links) -> None:
-        self._links = links
+    def __init__(self, links: Links, *, allow_files: bool = False) -> None:
+        """`allow_files`: loads may bring the files of a model, which run as code where it is loaded."""
+        self._links, self._allow_files = links, allow_files
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:  # noqa: N802
         """What the repository holds, in which state."""
@@ -48,8 +49,8 @@ class RepositoryMethods:
         """Loads or reloads a model; returns when it serves."""
         del context
         _refuse_repository_name(request.repository_name)
-        _check_load_parameters(request.parameters)
-        await _asked(self._scheduler().LoadModel(scheduler_pb2.LoadModelRequest(model=request.model_name)))
+        load = scheduler_pb2.LoadModelRequest(model=request.model_name, override=self._override(request.parameters))
+        await _asked(self._scheduler().LoadModel(load))
         await self._links.barrier()
         return pb.RepositoryModelLoadResponse()
 
@@ -65,6 +66,14 @@ class RepositoryMethods:
         await _asked(self._scheduler().UnloadModel(scheduler_pb2.UnloadModelRequest(model=request.model_name)))
         await self._links.barrier()
         return pb.RepositoryModelUnloadResponse()
+
+    def _override(self, parameters: Mapping[str, pb.ModelRepositoryParameter]) -> types_pb2.ModelOverride | None:
+        files = [key for key in parameters if key.startswith("file:")]
+        if files and not self._allow_files:
+            raise errors.unsupported(
+                f"load parameter '{files[0]}' is not allowed here; the server must be started with --allow-model-files"
+            )
+        return _override(parameters)
 
     def _scheduler(self) -> "scheduler_pb2_grpc.SchedulerServiceAsyncStub":
         """Raises RequestError while there is none."""
@@ -87,8 +96,21 @@ def _refuse_repository_name(name: str) -> None:
         raise errors.unsupported("'repository_name' specification is not supported")
 
 
-def _check_load_parameters(parameters: Mapping[str, pb.ModelRepositoryParameter]) -> None:
-    for key in parameters:
-        if key == "config" or key.startswith("file:"):
-            raise errors.unsupported(f"load parameter '{key}' is not supported by this version of Cotenant")
-        raise errors.invalid(f"unrecognized load parameter '{key}'.")
+def _override(parameters: Mapping[str, pb.ModelRepositoryParameter]) -> types_pb2.ModelOverride | None:
+    """What is to be loaded instead of what the repository holds; None for the latter."""
+    override = types_pb2.ModelOverride()
+    for key, parameter in parameters.items():
+        if key == "config":
+            _expect(key, parameter, "string_param")
+            override.config_json = parameter.string_param
+        elif key.startswith("file:"):
+            _expect(key, parameter, "bytes_param")
+            override.files[key.removeprefix("file:")] = parameter.bytes_param
+        else:
+            raise errors.invalid(f"unrecognized load parameter '{key}'.")
+    return override if parameters else None
+
+
+def _expect(key: str, parameter: pb.ModelRepositoryParameter, kind: str) -> None:
+    if parameter.WhichOneof("parameter_choice") != kind:
+        raise errors.invalid(f"invalid value type for load parameter '{key}', expected {kind}.")

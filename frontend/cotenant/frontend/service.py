@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from cotenant.frontend import errors
 from cotenant.frontend.errors import RequestError
+from cotenant.frontend.identity import Identity
 from cotenant.frontend.inference import Inference
 from cotenant.frontend.streaming import Stream
 from cotenant.inference import inference_pb2 as pb
@@ -27,8 +28,8 @@ _INFER, _STREAM_INFER = f"{SERVICE}/ModelInfer", f"{SERVICE}/ModelStreamInfer"
 class InferenceMethods:
     """Inference itself, alone and in streams."""
 
-    def __init__(self, inference: Inference) -> None:
-        self._inference = inference
+    def __init__(self, inference: Inference, identity: Identity) -> None:
+        self._inference, self._identity = inference, identity
         self._streams: set[Stream] = set()
 
     @property
@@ -44,16 +45,19 @@ class InferenceMethods:
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
         """One request, one response."""
-        return await self._inference.infer(request, _INFER, context.invocation_metadata(), context.time_remaining())
+        metadata = context.invocation_metadata()
+        tenant = self._identity.tenant_of(metadata, context)
+        return await self._inference.infer(request, _INFER, metadata, context.time_remaining(), tenant)
 
     async def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[pb.ModelInferRequest | None], context: Context
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         """Requests of a stream run at once; responses keep their order. Errors travel in the stream, which goes on."""
         metadata = context.invocation_metadata() or ()
+        tenant = self._identity.tenant_of(metadata, context)
 
         async def infer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-            return await self._inference.infer(request, _STREAM_INFER, metadata, context.time_remaining())
+            return await self._inference.infer(request, _STREAM_INFER, metadata, context.time_remaining(), tenant)
 
         stream = Stream(infer, end_on_failure=("triton_grpc_error", "true") in tuple(metadata))
         self._streams.add(stream)

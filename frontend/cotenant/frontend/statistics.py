@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from cotenant.frontend.catalogue import ModelView
 from cotenant.frontend.errors import RequestError
+from cotenant.frontend.tenant_statistics import TenantStatistics
 from cotenant.inference import inference_pb2 as pb
 from cotenant.runtime.metrics import LATENCY_BUCKETS_S
 from cotenant.v1 import executor_pb2, scheduler_pb2, types_pb2
@@ -93,6 +94,8 @@ class ModelStatistics:
     success: Duration = field(default_factory=Duration)
     fail: Duration = field(default_factory=Duration)
     queue: Duration = field(default_factory=Duration)
+    cache_hit: Duration = field(default_factory=Duration)  # looking up and answering
+    cache_miss: Duration = field(default_factory=Duration)  # looking up in vain, and keeping
     compute: Compute = field(default_factory=Compute)
     batches: dict[int, Compute] = field(default_factory=dict)  # by batch size
     failures: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
@@ -109,6 +112,8 @@ class ModelStatistics:
         self.fail.put(stats.fail)
         self.queue.put(stats.queue)
         self.compute.put(stats)
+        self.cache_hit.put(stats.cache_hit)
+        self.cache_miss.put(stats.cache_miss)
         for size in sorted(self.batches):
             self.batches[size].put(message.batch_stats.add(batch_size=size))
 
@@ -130,6 +135,7 @@ class Statistics:
     def __init__(self) -> None:
         self.models: dict[tuple[str, str], ModelStatistics] = {}
         self._reports: dict[str, _Report] = {}
+        self.tenants = TenantStatistics()
 
     def of(self, model: ModelView) -> ModelStatistics:
         """Statistics of a version, made if it is new."""
@@ -154,8 +160,12 @@ class Statistics:
         queue_ns: int,
         total_ns: int,
         late: bool,
+        measured: bool = True,
     ) -> None:
-        """A request was answered with outputs, `total_ns` after it arrived."""
+        """A request was answered with outputs, `total_ns` after it arrived.
+
+        An ensemble has no execution of its own: nothing is `measured` that tells what answers take.
+        """
         stats, report = self.of(model), self._report(model.name)
         stats.last_inference_ms = time.time_ns() // 1_000_000
         stats.inference_count += items
@@ -170,7 +180,17 @@ class Statistics:
         else:
             stats.in_time += 1
             report.in_time += 1
-        report.overhead_ns.append(max(0, total_ns - queue_ns - execution.input_ns - execution.infer_ns))
+        if measured:
+            report.overhead_ns.append(max(0, total_ns - queue_ns - execution.input_ns - execution.infer_ns))
+
+    def cached(self, model: ModelView, *, total_ns: int, lookup_ns: int) -> None:
+        """A request was answered from the cache; as in Triton, no inference is counted."""
+        stats, report = self.of(model), self._report(model.name)
+        stats.success.add(total_ns)
+        stats.cache_hit.add(lookup_ns)
+        stats.latencies.add(total_ns)
+        stats.in_time += 1
+        report.in_time += 1
 
     def ran(self, model: ModelView, execution: executor_pb2.Execution) -> None:
         """A batch ran."""
@@ -194,6 +214,7 @@ class Statistics:
 
     def report(self, frame: scheduler_pb2.ConnectFrontendRequest) -> None:
         """Writes what clients saw since the last report."""
+        self.tenants.report(frame)
         for name, report in self._reports.items():
             if not (report.in_time or report.late or report.refused or report.failed):
                 continue

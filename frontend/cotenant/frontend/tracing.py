@@ -14,6 +14,8 @@ import grpc
 from cotenant.frontend import response
 from cotenant.frontend.dispatch import Answered, Pending
 from cotenant.frontend.errors import RequestError
+from cotenant.frontend.trace_file import TraceFile
+from cotenant.frontend.trace_settings import OPENTELEMETRY, TRITON, InForce, TraceSettings
 from cotenant.runtime import trace
 from cotenant.runtime.clock import now_ns
 
@@ -64,21 +66,34 @@ class _Unrecorded:
 
 
 class Tracing:
-    """Makes spans; without a provider of OpenTelemetry's SDK, ones that only carry the client's context."""
+    """Makes spans: of OpenTelemetry's where there is a provider, or lines of a file; else ones that only carry context.
 
-    def __init__(self, provider: Any = None) -> None:
+    `settings` say which requests are traced.
+    """
+
+    def __init__(self, provider: Any = None, settings: TraceSettings | None = None) -> None:
+        mode = OPENTELEMETRY if provider else TRITON
+        every = InForce(("TIMESTAMPS",), 1, -1, 0) if provider else InForce((), 1000, -1, 0)
+        self.settings = settings or TraceSettings(mode, started_with=every)
+        self._file = TraceFile(self.settings) if self.settings.file else None
         self._provider = provider
         self._tracer = provider.get_tracer("cotenant.frontend") if provider else None
 
     def start(self, metadata: Iterable[tuple[str, Any]] | None, rpc: str, model: str, arrival_ns: int) -> Span:
         """A request has arrived, by the method `rpc`."""
         traceparent = traceparent_of(metadata)
-        if self._tracer is None:
+        if self._tracer is None and self._file is None:
             return _Unrecorded(traceparent)
+        if not self.settings.sample(model, wanted=self._tracer is not None and bool(traceparent)):
+            return _Unrecorded(traceparent)
+        if self._file is not None:
+            return self._file.span(traceparent, model, arrival_ns)
         return _Recorded(self._tracer, traceparent, rpc, model, arrival_ns)
 
     def close(self) -> None:
         """Sends what is left, for at most two seconds."""
+        if self._file is not None:
+            self._file.close()
         if self._provider is not None:
             self._provider.force_flush(_FLUSH_MS)
 
@@ -150,13 +165,15 @@ class _Recorded:
         self._span.end()
 
 
-def connect(endpoint: str, *, software: str) -> Tracing:
-    """Tracing that exports to an OTLP gRPC endpoint, "host:port" or a URL; none where it is empty.
+def connect(endpoint: str, *, software: str, file: str = "") -> Tracing:
+    """Tracing that exports to an OTLP gRPC endpoint, "host:port" or a URL, or writes to a file; none without either.
 
-    Raises ValueError where OpenTelemetry is not installed.
+    Raises ValueError where OpenTelemetry is not installed, or both are given.
     """
+    if endpoint and file:
+        raise ValueError("--otlp-endpoint and --trace-file exclude each other")
     if not endpoint:
-        return Tracing()
+        return Tracing(settings=TraceSettings(TRITON, file))
     try:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource

@@ -17,13 +17,14 @@ from cotenant.predictor.service import PredictorService
 from cotenant.predictor.store import Store
 from cotenant.runtime import logs, metrics, server, settings
 from cotenant.runtime.settings import setting
+from cotenant.runtime.transport import TransportSettings
 from cotenant.v1 import predictor_pb2_grpc
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class PredictorSettings:
+class PredictorSettings(TransportSettings):
     """The predictor's settings."""
 
     listen: str = setting("127.0.0.1:8004", "where executors and the scheduler connect, host:port or unix:path")
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         options = settings.read(PredictorSettings, "predictor", __doc__, arguments)
         logs.configure("predictor", level=options.log_level, style=options.log_format)
-        server.run(serve(options))
+        server.run(serve(options), options)
     except (OSError, RuntimeError, ValueError, sqlite3.Error) as error:  # an address that is taken, a file that is none
         raise SystemExit(f"cotenant.predictor: {error}") from error
 

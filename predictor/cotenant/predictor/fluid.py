@@ -49,7 +49,7 @@ from cotenant.runtime.estimates import (
     Phase,
     Stage,
 )
-from cotenant.runtime.sharing import feature_count, features
+from cotenant.runtime.sharing import fair_weights, feature_count, features
 
 # Standard deviations of what may be believed before anything is seen: weights, and logarithms of times.
 SHARED_SPREAD, CLASS_SPREAD, PAIR_SPREAD = 0.6, 0.4, 0.1
@@ -72,13 +72,9 @@ MET_STEP, MET_STRIDE = 0.04, 4  # weight of a batch in "of late", for which ever
 
 
 def shared_prior(resources: int) -> Vector:
-    """A little for the mere presence of others and for their pressure, and fair sharing of what is short.
-
-    Where several resources are short at once, nobody is delayed by all of them one after another: each counts for its
-    part. What was never short while learning keeps this weight, and is met when more batches run at once.
-    """
-    parts = ((0.01, 1), (0.02, resources), (1.0 / max(1, resources), resources), (0.05, resources), (0.0, 2))
-    return np.concatenate([np.full(count, value) for value, count in parts])
+    """What was never short while learning keeps this weight, and is met when more batches run at once."""
+    weights: Vector = np.array(fair_weights(resources))
+    return weights
 
 
 class _KeptDevice(msgspec.Struct):

@@ -12,14 +12,14 @@ from typing import Any
 
 import msgspec
 
-from cotenant.runtime.sharing import ENOUGH, blocks, fair_level, feature_count, waits
+from cotenant.runtime.sharing import ENOUGH, blocks, fair_level, fair_weights, feature_count, waits
 
 _MEMO_LIMIT = 65536  # bounds memory; reached only by absurd numbers of classes
 MAX_SLOWDOWN = 50.0  # no batch is predicted to be slowed more: rates must stay positive
 MIN_RATE = 1.0 / MAX_SLOWDOWN
 
 
-class BatchClass(msgspec.Struct, frozen=True, order=True, cache_hash=True):
+class BatchClass(msgspec.Struct, frozen=True, order=True, cache_hash=True, gc=False):
     """The unit of prediction: model, version, number of items, and the bucket lengths were padded to."""
 
     model: str
@@ -32,7 +32,7 @@ class BatchClass(msgspec.Struct, frozen=True, order=True, cache_hash=True):
         return f"{self.model}:{self.version}{bucket} x{self.batch_size}"
 
 
-class QuantileFactor(msgspec.Struct, frozen=True):
+class QuantileFactor(msgspec.Struct, frozen=True, gc=False):
     """The bound at `level` is the forecast times `factor` (>= 1), beside `co_runner_count` others or more."""
 
     level: float
@@ -40,7 +40,7 @@ class QuantileFactor(msgspec.Struct, frozen=True):
     co_runner_count: int = 0
 
 
-class Phase(msgspec.Struct, frozen=True):
+class Phase(msgspec.Struct, frozen=True, gc=False):
     """A part of a batch's life: up to which share of its work, what it demands meanwhile, and of what grain it is."""
 
     end: float  # in (0, 1], ascending; the last is 1
@@ -59,14 +59,14 @@ def sound_phases(phases: Sequence[Phase], resources: int) -> bool:
     )
 
 
-class PairCorrection(msgspec.Struct, frozen=True):
+class PairCorrection(msgspec.Struct, frozen=True, gc=False):
     """Added to the delay for each co-runner of this class."""
 
     co_runner: BatchClass
     delay: float
 
 
-class ClassEstimate(msgspec.Struct, frozen=True):
+class ClassEstimate(msgspec.Struct, frozen=True, gc=False):
     """What is believed of one class on one device; see `ClassEstimate` in predictor.proto for the meaning."""
 
     batch_class: BatchClass
@@ -81,7 +81,7 @@ class ClassEstimate(msgspec.Struct, frozen=True):
     phases: tuple[Phase, ...] = ()  # empty: it is the same all along
 
 
-class SetEstimate(msgspec.Struct, frozen=True):
+class SetEstimate(msgspec.Struct, frozen=True, gc=False):
     """The slowdown of one class beside given others, told explicitly; it wins over the vectors."""
 
     batch_class: BatchClass
@@ -128,6 +128,7 @@ class EstimateTable:
         self.sets: dict[tuple[BatchClass, tuple[BatchClass, ...]], SetEstimate] = {}
         self._vectors: dict[BatchClass, _Vectors] = {}
         self._sizes: dict[tuple[str, str, str], list[int]] = {}  # by model, version and bucket: what is known of it
+        self._assumed: dict[tuple[str, str, str], dict[int, _Vectors]] = {}  # of those nobody told of, by batch size
         self._stages: dict[BatchClass, tuple[Stage, ...]] = {}
         self._whole: dict[BatchClass, Stage] = {}  # means over all phases
         self._rates: dict[tuple[BatchClass, tuple[BatchClass, ...]], float] = {}
@@ -135,7 +136,6 @@ class EstimateTable:
 
     def update(self, classes: Iterable[ClassEstimate], sets: Iterable[SetEstimate], *, complete: bool) -> None:
         """Merges what is new, or replaces everything if `complete`."""
-        self.revision += 1
         if complete:
             self.classes.clear()
             self.sets.clear()
@@ -148,6 +148,29 @@ class EstimateTable:
             self.classes[known] = estimate
             self._vectors[known] = _Vectors(estimate)
         self.sets.update(((s.batch_class, tuple(sorted(s.co_runners))), s) for s in sets)
+        self._changed()
+
+    def assume(
+        self, batch_class: BatchClass, demand: tuple[float, ...], kernel_ns: float, phases: Sequence[Phase]
+    ) -> None:
+        """Of a class nobody has told of: what follows from its resource profile where batches share fairly.
+
+        What is told of its model, of whatever batch size, wins.
+        """
+        weights = fair_weights(len(demand))
+        estimate = ClassEstimate(batch_class, 0, demand, weights, kernel_ns=kernel_ns, phases=tuple(phases))
+        sizes = self._assumed.setdefault((batch_class.model, batch_class.version, batch_class.shape_bucket), {})
+        sizes[batch_class.batch_size] = _Vectors(estimate)
+        self._changed()
+
+    def assume_nothing(self, model: str = "", version: str = "") -> None:
+        """Takes that back, for a version of a model or for all."""
+        for key in [key for key in self._assumed if not model or key[:2] == (model, version)]:
+            del self._assumed[key]
+        self._changed()
+
+    def _changed(self) -> None:
+        self.revision += 1
         for memo in (self._stages, self._whole, self._rates, self._set_rates):
             memo.clear()
 
@@ -239,14 +262,19 @@ class EstimateTable:
         return max(MIN_RATE, 1.0 / slowdown)
 
     def _vectors_of(self, batch_class: BatchClass) -> "_Vectors | None":
-        """A class's own vectors, or those of the nearest batch size of its model (of two, the larger)."""
+        """A class's own vectors, or those of the nearest batch size of its model (of two, the larger).
+
+        What was told comes before what is assumed.
+        """
         own = self._vectors.get(batch_class)
         if own is not None:
             return own
         model, version, bucket = batch_class.model, batch_class.version, batch_class.shape_bucket
-        sizes = self._sizes.get((model, version, bucket), [])
-        nearest = min(sizes, key=lambda size: (abs(size - batch_class.batch_size), -size), default=None)
-        return None if nearest is None else self._vectors[BatchClass(model, version, nearest, bucket)]
+        told, assumed = self._sizes.get((model, version, bucket), []), self._assumed.get((model, version, bucket), {})
+        if not told and not assumed:
+            return None
+        nearest = min(told or assumed, key=lambda size: (abs(size - batch_class.batch_size), -size))
+        return self._vectors[BatchClass(model, version, nearest, bucket)] if told else assumed[nearest]
 
 
 def _make_room(memo: dict[Any, Any]) -> None:

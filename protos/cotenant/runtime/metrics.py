@@ -9,6 +9,8 @@ import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 
+from cotenant.runtime.transport_metrics import TransportMetrics
+
 _log = structlog.get_logger()
 
 # From a tenth of a millisecond to half a minute, about 1.5x apart where SLOs live.
@@ -43,7 +45,11 @@ def serve(registry: CollectorRegistry, address: str) -> Callable[[], None]:
     if not address:
         return lambda: None
 
+    registry.register(TransportMetrics())
+
     class Handler(BaseHTTPRequestHandler):
+        timeout = 10  # in s: whoever sends nothing must not keep a thread
+
         def do_GET(self) -> None:
             body = exposition(registry)
             self.send_response(200)

@@ -20,6 +20,7 @@ import msgspec
 from cotenant.inference import inference_pb2 as pb
 
 T = TypeVar("T")
+SLO_MS = "slo_ms"
 
 
 class ModelOptions(msgspec.Struct, frozen=True):
@@ -46,7 +47,7 @@ def read(config: pb.ModelConfig) -> ModelOptions:
             raise ValueError(f"model '{config.name}': parameter '{key}' is {text!r}, expected {what}") from error
 
     return ModelOptions(
-        slo_ns=value("slo_ms", _milliseconds, 0, "a positive number of milliseconds"),
+        slo_ns=value(SLO_MS, _milliseconds, 0, "a positive number of milliseconds"),
         shape_buckets=value("shape_buckets", _ascending, (), "ascending positive integers separated by commas"),
         pad_values=value("pad_values", _assignments, {}, "input=number pairs separated by commas"),
         idempotent=value("idempotent", _boolean, True, "true or false"),

@@ -13,7 +13,7 @@ from cotenant.runtime.estimates import Stage
 # Rates of batches that run together, each in its phase, in their order.
 Rates = Callable[[tuple[Stage, ...]], tuple[float, ...]]
 
-_ROUNDING_NS = 1.0  # less work than this is none
+ROUNDING_NS = 1.0  # less work than this is none
 
 
 def finish_offsets(
@@ -26,24 +26,33 @@ def finish_offsets(
 
     All arguments but the first have one entry per batch.
     """
-    bodies = [_Body(*each) for each in zip(stages, work_ns, remaining_ns, strict=True)]
-    offsets = [0.0] * len(bodies)
-    here = [i for i, body in enumerate(bodies) if not body.ended]
-    current, gaps = [bodies[i].stage for i in here], [bodies[i].gap for i in here]
+    offsets = [0.0] * len(remaining_ns)
+    if max(map(len, stages), default=1) == 1:  # nobody has phases
+        here = [i for i, left in enumerate(remaining_ns) if left > ROUNDING_NS]
+        bodies: list[_Body] = []
+        current, gaps = [stages[i][0] for i in here], [remaining_ns[i] for i in here]
+    else:
+        bodies = [_Body(*each) for each in zip(stages, work_ns, remaining_ns, strict=True)]
+        here = [i for i, body in enumerate(bodies) if not body.ended]
+        current, gaps = [bodies[i].stage for i in here], [bodies[i].gap for i in here]
     elapsed = 0.0
-    while current:
+    while len(current) > 1:
         speeds = rates(tuple(current))
         step = min([gap / speed for gap, speed in zip(gaps, speeds, strict=True)])
         elapsed += step
         gaps = [gap - step * speed for gap, speed in zip(gaps, speeds, strict=True)]
         for at in range(len(gaps) - 1, -1, -1):
-            if gaps[at] <= _ROUNDING_NS:
-                body = bodies[here[at]]
-                if body.passes(gaps[at]):
+            if gaps[at] <= ROUNDING_NS:
+                if bodies and (body := bodies[here[at]]).passes(gaps[at]):
                     current[at], gaps[at] = body.stage, body.gap
                 else:
                     offsets[here[at]] = elapsed
                     del here[at], current[at], gaps[at]
+    if current:  # the last runs alone, at full speed
+        at = here[0]
+        if bodies:
+            bodies[at].gap = gaps[0]
+        offsets[at] = elapsed + (bodies[at].left if bodies else gaps[0])
     return offsets
 
 
@@ -58,6 +67,10 @@ def advance(
 
     One that should have ended meanwhile has not, or somebody would have said so: it stays where it is.
     """
+    if max(map(len, stages), default=1) == 1:  # nobody has phases, so the rates stay as they are
+        speeds = rates(tuple([one[0] for one in stages]))
+        left_ns = [left - duration_ns * speed for left, speed in zip(remaining_ns, speeds, strict=True)]
+        return [left if left > ROUNDING_NS else 0.0 for left in left_ns]
     bodies = [_Body(*each) for each in zip(stages, work_ns, remaining_ns, strict=True)]
     while duration_ns > 0.0:
         speeds = rates(tuple([body.stage for body in bodies]))
@@ -69,7 +82,7 @@ def advance(
         for body, speed in zip(bodies, speeds, strict=True):
             if not body.ended:
                 body.gap -= step * speed
-                if body.gap <= _ROUNDING_NS:
+                if body.gap <= ROUNDING_NS:
                     body.passes(body.gap)
     return [body.left for body in bodies]
 
@@ -83,13 +96,13 @@ class _Body:
         self._stages, self._work, self._at, self.ended = stages, work, 0, False
         self.stage = stages[0]
         self.gap = left - work * (1.0 - self.stage.end)
-        if self.gap <= _ROUNDING_NS:
+        if self.gap <= ROUNDING_NS:
             self.passes(self.gap)
 
     def passes(self, gap: float) -> bool:
         """Enters the next phase of which something is left; False if the batch has ended."""
         stages, last = self._stages, len(self._stages) - 1
-        while gap <= _ROUNDING_NS:
+        while gap <= ROUNDING_NS:
             if self._at == last:
                 self.gap, self.ended = 0.0, True
                 return False

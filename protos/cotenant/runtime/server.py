@@ -7,8 +7,9 @@ finished within the grace. A second one ends now.
 import asyncio
 import ctypes
 import os
+import resource
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import grpc
@@ -16,6 +17,9 @@ import structlog
 import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
+
+from cotenant.runtime import transport
+from cotenant.runtime.transport import Transport, TransportSettings
 
 # Both sides send large tensors, so both lift gRPC's limit of 4 MiB; streams live for days, so dead peers must be
 # noticed: a ping every 10 s, given up after 5.
@@ -35,11 +39,37 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 60_000),  # a client that vanished without a word is given up after 80 s
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),  # connections that only occupy a place
+    ("grpc.max_metadata_size", 8_192),  # more may be refused, and above the next line always is
+    ("grpc.absolute_max_metadata_size", 16_384),
     ("grpc.so_reuseport", 0),  # two servers on one port would share its connections unnoticed
 ]
+POLL_S = 1.0  # between looks at files that may be replaced: certificates, rules, tokens
+
+OPEN_FILES_KEPT = 256  # of this process, for all but connections
+# A peer that does not know us, or allows us nothing: asking again at once is of no use, and somebody must be told.
+DENIED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+DENIED_S = 2.0  # wait so long before asking again
 
 _log = structlog.get_logger()
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def limits(*, message_mib: int, streams: int, connections: int) -> list[tuple[str, int]]:
+    """Options of a server whose clients are not ours; 0 connections: as many as this process may have files open.
+
+    A larger message is answered RESOURCE_EXHAUSTED, which names both sizes. More streams on one connection wait at the
+    client. More connections are closed at once, which their clients see as UNAVAILABLE.
+    """
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    connections = connections or max(64, min(files, 2**20) - OPEN_FILES_KEPT)
+    return [
+        ("grpc.max_receive_message_length", message_mib * 2**20 or -1),
+        ("grpc.max_concurrent_streams", streams),
+        ("grpc.max_allowed_incoming_connections", connections),
+    ]
 
 
 class Health:
@@ -59,8 +89,19 @@ class Health:
 class Server:
     """A gRPC server with health, bound but not yet started."""
 
-    def __init__(self, *, service_names: list[str]) -> None:
-        self.grpc = grpc.aio.server(options=SERVER_OPTIONS)
+    def __init__(
+        self,
+        *,
+        service_names: list[str],
+        options: Sequence[tuple[str, int]] = (),
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        secured: Transport | None = None,
+    ) -> None:
+        """`options` are gRPC's and win over ours; `secured` is the process's own transport unless told otherwise."""
+        self._transport = secured or transport.own()
+        guards = [self._transport.guard] if self._transport.guard else []
+        chosen = {**dict(SERVER_OPTIONS), **dict(options)}  # of two that are told, gRPC would take the first
+        self.grpc = grpc.aio.server(options=list(chosen.items()), interceptors=[*guards, *interceptors])
         self.health = Health()
         self.health.names += service_names
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self.grpc)
@@ -68,7 +109,7 @@ class Server:
 
     def bind(self, address: str) -> int:
         """Listens at `address` ("host:port" or "unix:path"); returns the port. Raises RuntimeError if it is taken."""
-        self.port = self.grpc.add_insecure_port(address)
+        self.port = self._transport.bind(self.grpc, address)
         if self.port == 0 and not address.startswith("unix:"):
             raise RuntimeError(f"cannot listen at {address!r}: the address is taken or not ours")
         return self.port
@@ -79,7 +120,9 @@ class Server:
         _on_signals(stop, now)
         await self.grpc.start()
         await self.health.set(serving=ready)
+        watching = asyncio.create_task(_watch(self._transport))
         await stop.wait()
+        watching.cancel()
         _log.info("draining", grace_s=grace_s)
         await self.health.set(serving=False)
         draining = asyncio.ensure_future(drain())
@@ -91,6 +134,14 @@ class Server:
         _log.info("stopped", hurried=now.is_set())
 
 
+async def _watch(watched: Transport) -> None:
+    """Looks at files that may be replaced, so that what is wrong with them is told when it is done."""
+    while watched.reloaded:
+        await asyncio.sleep(POLL_S)
+        for content in watched.reloaded:
+            content.get()
+
+
 def _on_signals(stop: asyncio.Event, now: asyncio.Event) -> None:
     def on_signal() -> None:
         (now if stop.is_set() else stop).set()
@@ -100,13 +151,21 @@ def _on_signals(stop: asyncio.Event, now: asyncio.Event) -> None:
         loop.add_signal_handler(number, on_signal)
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """A channel to another service, with our limits and reconnect times."""
-    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+def open_channel(address: str, secured: Transport | None = None) -> grpc.aio.Channel:
+    """A channel to another service, with our limits and reconnect times, and the process's own transport by default."""
+    return (secured or transport.own()).channel(address, CHANNEL_OPTIONS)
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Runs a service's main coroutine on uvloop (20 to 30 % less CPU per message than asyncio's loop)."""
+def run(main: Coroutine[Any, Any, None], settings: TransportSettings | None = None) -> None:
+    """Runs a service's main coroutine on uvloop (20 to 30 % less CPU per message than asyncio's loop).
+
+    `settings` become the process's transport; raises OSError or ValueError for what is wrong with them.
+    """
+    try:
+        transport.configure(settings or TransportSettings())
+    except BaseException:
+        main.close()
+        raise
     if os.environ.get("COTENANT_DIE_WITH_PARENT"):
         _die_with_parent()
     uvloop.run(main)

@@ -33,10 +33,15 @@ def read(kind: type[Settings], service: str, description: str, argv: Sequence[st
     return from_arguments(kind, vars(parser.parse_args(argv)))
 
 
+def own_first(kind: type[Any]) -> list["dataclasses.Field[Any]"]:
+    """The fields of `kind`, those that it shares with other services last."""
+    return sorted(dataclasses.fields(kind), key=lambda field: field.name not in kind.__annotations__)
+
+
 def add_arguments(parser: configargparse.ArgumentParser, kind: type[Any]) -> None:
     """Adds a flag for each field of `kind`."""
     hints = get_type_hints(kind)
-    for field in dataclasses.fields(kind):
+    for field in own_first(kind):
         options: dict[str, Any] = {"default": field.default, "help": field.metadata["help"]}
         flag, hint = "--" + field.name.replace("_", "-"), hints[field.name]
         if hint is bool:

@@ -14,6 +14,16 @@ MOST_LACKING = 0.85
 FULL, TWICE_FULL = 1.3, 1.8
 
 
+def fair_weights(resources: int) -> tuple[float, ...]:
+    """Weights of phi before anything is seen: a little for others' mere presence, and fair shares of what is short.
+
+    Where several resources are short at once, nobody is delayed by all of them one after another: each counts for its
+    part.
+    """
+    parts = ((0.01, 1), (0.02, resources), (1.0 / max(1, resources), resources), (0.05, resources), (0.0, 2))
+    return tuple([value for value, count in parts for _ in range(count)])
+
+
 def feature_count(resources: int) -> int:
     """Values of phi for so many resources."""
     return 3 + 3 * resources

@@ -24,7 +24,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 NONCE_BYTES = 16
 ALIGNMENT = 64  # a cache line, and what vectorised kernels want of their inputs
-_PREFIX = "cotenant-"
+PREFIX = "cotenant-"
 
 
 _HEADER_LENGTH = struct.Struct("<I")
@@ -149,7 +149,7 @@ class Segment:
     @classmethod
     def attach(cls, folder: Path, name: str, nonce: bytes) -> "Segment | None":
         """Maps the segment a peer calls `name`, or None if this process cannot see that very memory."""
-        if not name.startswith(_PREFIX) or "/" in name:
+        if not name.startswith(PREFIX) or "/" in name:
             return None
         try:
             file = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
@@ -184,7 +184,7 @@ class Segment:
 def _create_locked(folder: Path) -> tuple[Path, int]:
     """A new file that is ours; another one if somebody's `sweep` came between its creation and its lock."""
     while True:
-        path = folder / f"{_PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
+        path = folder / f"{PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file).st_nlink:
@@ -195,7 +195,7 @@ def _create_locked(folder: Path) -> tuple[Path, int]:
 def sweep(folder: Path) -> int:
     """Removes segments whose owners are dead; returns how many."""
     removed = 0
-    for path in folder.glob(f"{_PREFIX}*"):
+    for path in folder.glob(f"{PREFIX}*"):
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:

@@ -24,6 +24,7 @@ _CODES: Mapping[int, grpc.StatusCode] = {
     types_pb2.REJECT_REASON_INPUTS_MISSING: grpc.StatusCode.UNAVAILABLE,
     types_pb2.REJECT_REASON_EXECUTION_FAILED: grpc.StatusCode.INTERNAL,
     types_pb2.REJECT_REASON_WINDOW_PASSED: grpc.StatusCode.DEADLINE_EXCEEDED,
+    types_pb2.REJECT_REASON_QUOTA_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
 
@@ -44,4 +45,8 @@ def details(reason: int, message: str, facts: Mapping[str, str]) -> tuple[str, b
     info = error_details_pb2.ErrorInfo(reason=reason_name(reason), domain="cotenant", metadata=dict(facts))
     status = status_pb2.Status(code=code_pb2.Code.Value(code_of(reason).name), message=message)
     status.details.add().Pack(info)
+    if retry_after_ms := float(facts.get("retry_after_ms", 0)):
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromNanoseconds(round(retry_after_ms * 1e6))
+        status.details.add().Pack(retry)
     return "grpc-status-details-bin", status.SerializeToString()

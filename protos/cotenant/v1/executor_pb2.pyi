@@ -253,18 +253,20 @@ class KernelTiming(_message.Message):
     def __init__(self, name: _Optional[str] = ..., offset_ns: _Optional[int] = ..., duration_ns: _Optional[int] = ...) -> None: ...
 
 class ModelLoaded(_message.Message):
-    __slots__ = ("model", "version", "model_config", "memory_bytes", "load_ns")
+    __slots__ = ("model", "version", "model_config", "memory_bytes", "load_ns", "labels")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_CONFIG_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     LOAD_NS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     model_config: bytes
     memory_bytes: int
     load_ns: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., model_config: _Optional[bytes] = ..., memory_bytes: _Optional[int] = ..., load_ns: _Optional[int] = ...) -> None: ...
+    labels: _containers.RepeatedCompositeFieldContainer[_types_pb2.OutputLabels]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., model_config: _Optional[bytes] = ..., memory_bytes: _Optional[int] = ..., load_ns: _Optional[int] = ..., labels: _Optional[_Iterable[_Union[_types_pb2.OutputLabels, _Mapping]]] = ...) -> None: ...
 
 class ModelLoadFailed(_message.Message):
     __slots__ = ("model", "version", "message")
@@ -335,12 +337,14 @@ class RepositoryScanned(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[RepositoryModel, _Mapping]]] = ...) -> None: ...
 
 class RepositoryModel(_message.Message):
-    __slots__ = ("model", "versions")
+    __slots__ = ("model", "versions", "fingerprint")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     model: str
     versions: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., versions: _Optional[_Iterable[str]] = ...) -> None: ...
+    fingerprint: str
+    def __init__(self, model: _Optional[str] = ..., versions: _Optional[_Iterable[str]] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class DeviceState(_message.Message):
     __slots__ = ("memory_used_bytes", "memory_total_bytes", "sm_clock_mhz", "sm_clock_max_mhz", "memory_clock_mhz", "memory_clock_max_mhz", "throttle_reasons_known", "throttle_reasons", "power_w", "power_limit_w", "temperature_c", "utilisation", "mig_enabled", "mig_gpu_instance_id", "mig_compute_instance_id", "mps_active_thread_percentage")

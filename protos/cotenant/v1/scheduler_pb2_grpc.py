@@ -65,6 +65,21 @@ class SchedulerServiceStub(object):
                 request_serializer=cotenant_dot_v1_dot_scheduler__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=cotenant_dot_v1_dot_scheduler__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.GetSettings = channel.unary_unary(
+                '/cotenant.v1.SchedulerService/GetSettings',
+                request_serializer=cotenant_dot_v1_dot_scheduler__pb2.GetSettingsRequest.SerializeToString,
+                response_deserializer=cotenant_dot_v1_dot_scheduler__pb2.GetSettingsResponse.FromString,
+                _registered_method=True)
+        self.UpdateSettings = channel.unary_unary(
+                '/cotenant.v1.SchedulerService/UpdateSettings',
+                request_serializer=cotenant_dot_v1_dot_scheduler__pb2.UpdateSettingsRequest.SerializeToString,
+                response_deserializer=cotenant_dot_v1_dot_scheduler__pb2.UpdateSettingsResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_stream(
+                '/cotenant.v1.SchedulerService/Explain',
+                request_serializer=cotenant_dot_v1_dot_scheduler__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=cotenant_dot_v1_dot_scheduler__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulerServiceServicer(object):
@@ -113,6 +128,29 @@ class SchedulerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSettings(self, request, context):
+        """The settings that can be changed while it runs, as they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateSettings(self, request, context):
+        """Changes some of them, all of what is asked or nothing; returns when decisions are made by it and frontends have been
+        sent what concerns them. INVALID_ARGUMENT names the field, ABORTED tells that others changed them in the meantime.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """The life of a recent request, as the part of the log that tells of it. NOT_FOUND if it is not known, or no longer;
+        the text says what is known.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -145,6 +183,21 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=cotenant_dot_v1_dot_scheduler__pb2.GetStatusRequest.FromString,
                     response_serializer=cotenant_dot_v1_dot_scheduler__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'GetSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSettings,
+                    request_deserializer=cotenant_dot_v1_dot_scheduler__pb2.GetSettingsRequest.FromString,
+                    response_serializer=cotenant_dot_v1_dot_scheduler__pb2.GetSettingsResponse.SerializeToString,
+            ),
+            'UpdateSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSettings,
+                    request_deserializer=cotenant_dot_v1_dot_scheduler__pb2.UpdateSettingsRequest.FromString,
+                    response_serializer=cotenant_dot_v1_dot_scheduler__pb2.UpdateSettingsResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_stream_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=cotenant_dot_v1_dot_scheduler__pb2.ExplainRequest.FromString,
+                    response_serializer=cotenant_dot_v1_dot_scheduler__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +363,87 @@ class SchedulerService(object):
             '/cotenant.v1.SchedulerService/GetStatus',
             cotenant_dot_v1_dot_scheduler__pb2.GetStatusRequest.SerializeToString,
             cotenant_dot_v1_dot_scheduler__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cotenant.v1.SchedulerService/GetSettings',
+            cotenant_dot_v1_dot_scheduler__pb2.GetSettingsRequest.SerializeToString,
+            cotenant_dot_v1_dot_scheduler__pb2.GetSettingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cotenant.v1.SchedulerService/UpdateSettings',
+            cotenant_dot_v1_dot_scheduler__pb2.UpdateSettingsRequest.SerializeToString,
+            cotenant_dot_v1_dot_scheduler__pb2.UpdateSettingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cotenant.v1.SchedulerService/Explain',
+            cotenant_dot_v1_dot_scheduler__pb2.ExplainRequest.SerializeToString,
+            cotenant_dot_v1_dot_scheduler__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

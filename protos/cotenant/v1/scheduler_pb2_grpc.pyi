@@ -57,6 +57,28 @@ class SchedulerServiceStub:
     ]
     """The state of everything, for people and dashboards."""
 
+    GetSettings: grpc.UnaryUnaryMultiCallable[
+        cotenant.v1.scheduler_pb2.GetSettingsRequest,
+        cotenant.v1.scheduler_pb2.GetSettingsResponse,
+    ]
+    """The settings that can be changed while it runs, as they are."""
+
+    UpdateSettings: grpc.UnaryUnaryMultiCallable[
+        cotenant.v1.scheduler_pb2.UpdateSettingsRequest,
+        cotenant.v1.scheduler_pb2.UpdateSettingsResponse,
+    ]
+    """Changes some of them, all of what is asked or nothing; returns when decisions are made by it and frontends have been
+    sent what concerns them. INVALID_ARGUMENT names the field, ABORTED tells that others changed them in the meantime.
+    """
+
+    Explain: grpc.UnaryStreamMultiCallable[
+        cotenant.v1.scheduler_pb2.ExplainRequest,
+        cotenant.v1.scheduler_pb2.ExplainResponse,
+    ]
+    """The life of a recent request, as the part of the log that tells of it. NOT_FOUND if it is not known, or no longer;
+    the text says what is known.
+    """
+
 class SchedulerServiceAsyncStub:
     """Decides batching, concurrency, placement and admission."""
 
@@ -95,6 +117,28 @@ class SchedulerServiceAsyncStub:
         cotenant.v1.scheduler_pb2.GetStatusResponse,
     ]
     """The state of everything, for people and dashboards."""
+
+    GetSettings: grpc.aio.UnaryUnaryMultiCallable[
+        cotenant.v1.scheduler_pb2.GetSettingsRequest,
+        cotenant.v1.scheduler_pb2.GetSettingsResponse,
+    ]
+    """The settings that can be changed while it runs, as they are."""
+
+    UpdateSettings: grpc.aio.UnaryUnaryMultiCallable[
+        cotenant.v1.scheduler_pb2.UpdateSettingsRequest,
+        cotenant.v1.scheduler_pb2.UpdateSettingsResponse,
+    ]
+    """Changes some of them, all of what is asked or nothing; returns when decisions are made by it and frontends have been
+    sent what concerns them. INVALID_ARGUMENT names the field, ABORTED tells that others changed them in the meantime.
+    """
+
+    Explain: grpc.aio.UnaryStreamMultiCallable[
+        cotenant.v1.scheduler_pb2.ExplainRequest,
+        cotenant.v1.scheduler_pb2.ExplainResponse,
+    ]
+    """The life of a recent request, as the part of the log that tells of it. NOT_FOUND if it is not known, or no longer;
+    the text says what is known.
+    """
 
 class SchedulerServiceServicer(metaclass=abc.ABCMeta):
     """Decides batching, concurrency, placement and admission."""
@@ -146,5 +190,33 @@ class SchedulerServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[cotenant.v1.scheduler_pb2.GetStatusResponse, collections.abc.Awaitable[cotenant.v1.scheduler_pb2.GetStatusResponse]]:
         """The state of everything, for people and dashboards."""
+
+    @abc.abstractmethod
+    def GetSettings(
+        self,
+        request: cotenant.v1.scheduler_pb2.GetSettingsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cotenant.v1.scheduler_pb2.GetSettingsResponse, collections.abc.Awaitable[cotenant.v1.scheduler_pb2.GetSettingsResponse]]:
+        """The settings that can be changed while it runs, as they are."""
+
+    @abc.abstractmethod
+    def UpdateSettings(
+        self,
+        request: cotenant.v1.scheduler_pb2.UpdateSettingsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cotenant.v1.scheduler_pb2.UpdateSettingsResponse, collections.abc.Awaitable[cotenant.v1.scheduler_pb2.UpdateSettingsResponse]]:
+        """Changes some of them, all of what is asked or nothing; returns when decisions are made by it and frontends have been
+        sent what concerns them. INVALID_ARGUMENT names the field, ABORTED tells that others changed them in the meantime.
+        """
+
+    @abc.abstractmethod
+    def Explain(
+        self,
+        request: cotenant.v1.scheduler_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[cotenant.v1.scheduler_pb2.ExplainResponse], collections.abc.AsyncIterator[cotenant.v1.scheduler_pb2.ExplainResponse]]:
+        """The life of a recent request, as the part of the log that tells of it. NOT_FOUND if it is not known, or no longer;
+        the text says what is known.
+        """
 
 def add_SchedulerServiceServicer_to_server(servicer: SchedulerServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -22,6 +22,7 @@ class RejectReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REJECT_REASON_INPUTS_MISSING: _ClassVar[RejectReason]
     REJECT_REASON_EXECUTION_FAILED: _ClassVar[RejectReason]
     REJECT_REASON_WINDOW_PASSED: _ClassVar[RejectReason]
+    REJECT_REASON_QUOTA_EXCEEDED: _ClassVar[RejectReason]
 REJECT_REASON_UNSPECIFIED: RejectReason
 REJECT_REASON_QUEUE_FULL: RejectReason
 REJECT_REASON_EXPIRED_IN_QUEUE: RejectReason
@@ -35,6 +36,7 @@ REJECT_REASON_STAGING_FULL: RejectReason
 REJECT_REASON_INPUTS_MISSING: RejectReason
 REJECT_REASON_EXECUTION_FAILED: RejectReason
 REJECT_REASON_WINDOW_PASSED: RejectReason
+REJECT_REASON_QUOTA_EXCEEDED: RejectReason
 
 class BatchClass(_message.Message):
     __slots__ = ("model", "version", "batch_size", "shape_bucket")
@@ -149,3 +151,26 @@ class Device(_message.Message):
     max_concurrency: int
     resources: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, device_id: _Optional[str] = ..., kind: _Optional[str] = ..., name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., max_concurrency: _Optional[int] = ..., resources: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class OutputLabels(_message.Message):
+    __slots__ = ("output", "labels")
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    output: str
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, output: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ModelOverride(_message.Message):
+    __slots__ = ("config_json", "files")
+    class FilesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    config_json: str
+    files: _containers.ScalarMap[str, bytes]
+    def __init__(self, config_json: _Optional[str] = ..., files: _Optional[_Mapping[str, bytes]] = ...) -> None: ...

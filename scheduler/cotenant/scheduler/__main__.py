@@ -11,9 +11,12 @@ import structlog
 
 from cotenant.runtime import logs, metrics, server, settings
 from cotenant.runtime.settings import setting
-from cotenant.scheduler import predictions
+from cotenant.runtime.transport import TransportSettings
+from cotenant.scheduler import polling, predictions, settings_codec
+from cotenant.scheduler.control import Control
 from cotenant.scheduler.core import Core, CoreConfig
 from cotenant.scheduler.events import DrainRequested
+from cotenant.scheduler.lives import Lives
 from cotenant.scheduler.metrics import SchedulerMetrics
 from cotenant.scheduler.policies import POLICIES
 from cotenant.scheduler.record import Recorder
@@ -25,7 +28,7 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class SchedulerSettings:
+class SchedulerSettings(TransportSettings):
     """The scheduler's settings."""
 
     listen: str = setting("127.0.0.1:8003", "where frontends and executors connect, host:port or unix:path")
@@ -40,9 +43,22 @@ class SchedulerSettings:
     load_models: tuple[str, ...] = setting(
         ("*",), "models to load at start, separated by commas; * for all in the repository", metavar="NAMES"
     )
+    model_control_mode: str = setting(
+        "explicit",
+        "explicit: models are loaded and unloaded on request; poll: as the repository changes; none: at the start",
+        choices=["none", "explicit", "poll"],
+    )
+    repository_poll_s: float = setting(15.0, "how often mode poll looks at the repository, in s")
+    settings: str = setting(
+        "", "file that keeps what was changed at run time (docs/tenants.md); over flags at a start; empty for none"
+    )
     lease_ms: int = setting(1000, "an executor whose stream broke is given up after so long, in ms")
     record: str = setting("", "file to record events and decisions in (docs/log-format.md); empty for none")
     record_cap_mib: int = setting(1024, "size at which the oldest part of the record is dropped, in MiB")
+    explain_requests: int = setting(
+        50_000, "requests whose lives are remembered for `cotenant explain` without a log; 0 for none"
+    )
+    explain_mib: int = setting(64, "about the memory that they may occupy, in MiB")
     metrics: str = setting("127.0.0.1:8012", "where Prometheus reads metrics, host:port; empty for nowhere")
     drain_s: float = setting(10.0, "longest time to finish what was admitted after SIGTERM, in s")
     log_level: str = setting("info", "debug, info, warning or error")
@@ -63,21 +79,36 @@ async def serve(options: SchedulerSettings) -> None:
         load_all="*" in options.load_models,
         load_models=names,
     )
-    shell = Shell(Core(config, POLICIES[options.policy](options.bound_level)), lease_ns=options.lease_ms * 1_000_000)
+    if options.settings and Path(options.settings).exists():
+        kept = settings_codec.read(Path(options.settings), config.settings, POLICIES)
+        config = config.with_settings(kept)
+    shell = Shell(Core(config, POLICIES[config.policy](config.level)), lease_ns=options.lease_ms * 1_000_000)
+    if options.explain_requests > 0:
+        shell.lives = Lives(
+            shell.core,
+            epoch=shell.epoch,
+            software=software,
+            max_requests=options.explain_requests,
+            max_bytes=options.explain_mib * 2**20,
+        )
     if options.record:
         cap_bytes = options.record_cap_mib * 2**20
         shell.recorder = Recorder(Path(options.record), cap_bytes, epoch=shell.epoch, software=software)
         shell.recorder.start(shell.core)
-    service = SchedulerService(shell, software=software)
+    control = Control(shell, Path(options.settings) if options.settings else None)
+    explicit = options.model_control_mode == "explicit"
+    service = SchedulerService(shell, software=software, control=control, explicit=explicit)
     process = server.Server(service_names=["cotenant.v1.SchedulerService"])
     scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(service, process.grpc)
     process.bind(options.listen)
     stop_metrics = metrics.serve(SchedulerMetrics(shell).registry, options.metrics)
     tasks = [asyncio.create_task(shell.run()), asyncio.create_task(shell.watch_leases())]
     tasks[0].add_done_callback(_die_with)
+    if options.model_control_mode == "poll":
+        tasks.append(asyncio.create_task(polling.follow(shell, options.repository_poll_s)))
     if options.predictor:
-        tasks.append(asyncio.create_task(predictions.watch(options.predictor, shell, service, [options.bound_level])))
-    _log.info("listening", address=options.listen, policy=options.policy, software=software)
+        tasks.append(asyncio.create_task(predictions.watch(options.predictor, shell, service)))
+    _log.info("listening", address=options.listen, policy=config.policy, software=software)
 
     async def drain() -> None:
         shell.post(DrainRequested())
@@ -104,8 +135,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = settings.read(SchedulerSettings, "scheduler", __doc__, argv)
     logs.configure("scheduler", level=options.log_level, style=options.log_format)
     try:
-        server.run(serve(options))
-    except (OSError, RuntimeError) as error:  # an address that is taken, a file that cannot be written
+        server.run(serve(options), options)
+    except (OSError, RuntimeError, ValueError) as error:  # an address that is taken, a file that makes no sense
         raise SystemExit(f"cotenant.scheduler: {error}") from error
 
 

@@ -8,7 +8,6 @@ coarser than rolling batch by batch, but right in the mean where queues are long
 it costs the same few additions for each request however many models wait.
 """
 
-from cotenant.runtime.estimates import BatchClass
 from cotenant.scheduler.books import Device, Queue
 
 
@@ -18,10 +17,10 @@ def cost_ns(device: Device, queue: Queue, beside: int, level: float) -> tuple[fl
     Its batch is the largest there is, or the largest there may be. The second goes from when the device has done what
     is ahead of it to the bound of its end: the last of what is ahead runs beside it, and began before.
     """
-    state = (queue.changes, device.table.revision, device.profile_changes, beside)
+    state = (queue.changes, device.beliefs, beside)
     if queue.cost[0] != state:
         items = min(queue.spec.max_batch_size, len(queue)) if queue.spec.batching else 1
-        batch_class = BatchClass(queue.key[0], queue.key[1], items, queue.key[2])
+        batch_class = queue.class_of(items)
         work = float(device.work_ns(batch_class))
         factor = device.bound_factor(batch_class, level, beside - 1)
         queue.cost = state, work / items, work * (factor * beside - (beside - 1) / 2)
@@ -56,9 +55,13 @@ def finish_ns(device: Device, request_id: int, now_ns: int, level: float) -> int
     ahead_ns = 0.0
     if running + beside > lanes:  # it must wait for some of them to end
         ahead_ns = sum([body.remaining_ns for body in device.running.values()])
-    costs = {queue: cost_ns(device, queue, beside, level) for queue in device.queues.values()}
-    for _, _, known_id, queue in device.line:
-        share_ns, tail_ns = costs[queue]
+    device.refresh()
+    costs: dict[Queue, tuple[float, float]] = {}
+    for _, _, known_id, queue, _ in device.line:
+        cost = costs.get(queue)
+        if cost is None:
+            cost = costs[queue] = cost_ns(device, queue, beside, level)
+        share_ns, tail_ns = cost
         if known_id == request_id:
             return now_ns + int((ahead_ns + tail_ns) / speed(device)) + device.answer_overhead_ns
         ahead_ns += share_ns

@@ -40,7 +40,7 @@ def hopeless(device: Device, begin_ns: int, work_ns: WorkNs) -> Turn:
         for request in queue:
             if not request.deadline_ns:
                 continue
-            needed_ns = work_ns(class_of(queue, request.batch_size)) + device.answer_overhead_ns
+            needed_ns = work_ns(class_of(queue, request.batch_size)) + device.least_overhead_ns
             if begin_ns + needed_ns > request.deadline_ns:
                 rejections.append(missing(request, EXPIRED_IN_QUEUE, begin_ns + needed_ns))
             else:
@@ -83,7 +83,7 @@ def forecast_of(device: Device, work_ns: int, duration_ns: int, level: float) ->
 def launch_of(device: Device, queue: Queue, requests: list[Request], forecast: Forecast, now_ns: int) -> LaunchBatch:
     """A launch that the executor drops if it cannot begin in time for the duration that was predicted."""
     items, deadline_ns = sum(request.batch_size for request in requests), most_urgent_deadline(requests)
-    latest_ns = max(now_ns, deadline_ns - device.answer_overhead_ns - forecast.duration_ns) if deadline_ns else 0
+    latest_ns = max(now_ns, deadline_ns - device.least_overhead_ns - forecast.work_ns) if deadline_ns else 0
     return LaunchBatch(queue.key, tuple(requests), items, forecast, deadline_ns, latest_ns)
 
 

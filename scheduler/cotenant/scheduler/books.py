@@ -4,121 +4,28 @@ Policies read these objects and never write them; only the core does.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import msgspec
 
 from cotenant.runtime.estimates import BatchClass, EstimateTable, factor_at
-from cotenant.scheduler import contention
+from cotenant.scheduler.contention import Together
 from cotenant.scheduler.events import Batch, DeviceSpec, ModelSpec, Profile, Request
+from cotenant.scheduler.fairness import Fairness
+from cotenant.scheduler.queues import Entry, Queue, QueueKey
+from cotenant.scheduler.settings import ModelSettings
+from cotenant.scheduler.widening import Widening
 
-# Requests without a deadline are ordered as if they had this much time, so that they age and never starve.
-PATIENCE_NS = 10_000_000_000
+__all__ = ["Device", "Queue", "QueueKey", "Running", "Window", "with_model_settings"]
+
 # Until the predictor has told a bound: what a forecast is multiplied by, alone and beside others.
 COLD_SOLO_FACTOR = 1.25
 COLD_FACTOR = 1.5
+MEMO_LIMIT = 65536  # things remembered of one device; bounds memory
+ORDERS = 9  # the last ones, that count
 SOLO_RUNS = 10  # of a class, the last ones, whose durations are kept: Clockwork's window
 
-QueueKey = tuple[str, str, str]  # model, version, shape bucket
-
-
-class Queue:
-    """Requests of one model, version and bucket that wait for one device, most urgent first.
-
-    Order: priority, then deadline, then id.
-    """
-
-    def __init__(self, key: QueueKey, spec: ModelSpec) -> None:
-        self.key = key
-        self.spec = spec
-        self.changes = 0  # counted, so that what was worked out of it is known to be old
-        self._entries: list[tuple[int, int, int, Request]] = []
-        self._latest: tuple[tuple[int, ...], int] = ((), 0)
-        self.cost: tuple[tuple[int, ...], float, float] = ((), 0.0, 0.0)  # kept by `backlog.py`
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[Request]:
-        return (entry[3] for entry in self._entries)
-
-    @property
-    def head(self) -> Request:
-        """The most urgent request. Raises IndexError if none waits."""
-        return self._entries[0][3]
-
-    def urgency_of(self, request: Request) -> tuple[int, int, int]:
-        """Sort key of a request, in this queue or not.
-
-        Priority counts from the model's default, so that models with different numbers of levels compare: 1 is the
-        most urgent, 0 and what is beyond the model's levels stand for its default.
-        """
-        levels = self.spec.priority_levels
-        default = self.spec.default_priority or (levels + 1) // 2 or 2
-        known = request.priority if not levels or request.priority <= levels else 0
-        level = (known or default) - default
-        order_ns = request.order_ns or request.deadline_ns or request.arrival_ns + PATIENCE_NS
-        return level, order_ns, request.request_id
-
-    def respecify(self, spec: ModelSpec) -> None:
-        """Puts what waits in the order that this asks for."""
-        waiting = list(self)
-        self.spec, self._entries = spec, []
-        for request in waiting:
-            self.add(request)
-
-    def add(self, request: Request) -> None:
-        """Inserts a request at its place."""
-        self.changes += 1
-        insort(self._entries, (*self.urgency_of(request), request))
-
-    def remove(self, request: Request) -> None:
-        """Takes a request out. Raises KeyError if it is not there."""
-        index = bisect_left(self._entries, self.urgency_of(request))
-        if index == len(self._entries) or self._entries[index][3].request_id != request.request_id:
-            raise KeyError(request.request_id)
-        self.changes += 1
-        del self._entries[index]
-
-    def urgency_at(self, start: int) -> tuple[int, int, int]:
-        """Sort key of the request at an index, smaller is more urgent. Raises IndexError past the end."""
-        return self._entries[start][:3]
-
-    def batch_at(self, start: int) -> tuple[list[Request], int]:
-        """The largest batch that can be formed from index `start` on, and its number of items.
-
-        A model without dynamic batching runs each request as a batch of its own.
-        """
-        chosen: list[Request] = []
-        items = 0
-        for entry in self._entries[start : start + (self.spec.max_batch_size if self.spec.batching else 1)]:
-            request = entry[3]
-            if chosen and (request.alone or items + request.batch_size > self.spec.max_batch_size):
-                break
-            chosen.append(request)
-            items += request.batch_size
-            if request.alone:
-                break
-        return chosen, items
-
-    def latest_start_ns(self, device: "Device") -> int:
-        """The last instant at which each of its requests could still be answered in time, alone on the device.
-
-        0 if none has a deadline. Kept until something changes that it depends on.
-        """
-        state = (self.changes, device.table.revision, device.profile_changes, device.answer_overhead_ns)
-        if state != self._latest[0]:
-            work_ns: dict[int, int] = {}  # by batch size
-            latest = 0
-            for _, _, _, request in self._entries:
-                if request.deadline_ns:
-                    size = request.batch_size
-                    if size not in work_ns:
-                        work_ns[size] = device.solo_ns(self.key, size)
-                    start_ns = request.deadline_ns - work_ns[size]
-                    latest = min(latest or start_ns, start_ns)
-            self._latest = state, latest
-        return self._latest[1]
+NO_SETTINGS: Mapping[str, ModelSettings] = {}
 
 
 class Running(msgspec.Struct):
@@ -152,24 +59,42 @@ class Device:
         self.incarnation = incarnation
         self.online = True
         self.table = table
+        table.assume_nothing()  # of an earlier incarnation's profiles
         self.estimates_version = 0
-        self.answer_overhead_ns = 0
+        self.answer_overhead_ns = self.least_overhead_ns = 0
+        self.orders_ns: tuple[int, ...] = ()
+        self.order_ns = 0  # what an order usually takes; 0 if that is not known
         self.profiles: dict[QueueKey, dict[int, Profile]] = {}  # by batch size, ascending
         self.solo_runs: dict[BatchClass, tuple[int, ...]] = {}  # durations of the last batches that ran alone, in ns
-        self.models: dict[tuple[str, str], ModelSpec] = {}
+        self.widening = Widening()
+        self._widened = 1.0  # as it is applied
+        self.models: dict[tuple[str, str], ModelSpec] = {}  # as they hold
+        self.declared: dict[tuple[str, str], ModelSpec] = {}  # as executors told
+        self.model_settings = NO_SETTINGS  # by model: what holds in the place of that
+        self.ranks: dict[str, int] = {}  # of tenants; queues put them before everything else
+        self.fair: Fairness | None = None  # keeps the ranks, where tenants are told apart
         self.memory_bytes: dict[tuple[str, str], int] = {}
-        self.running: dict[int, Running] = {}
+        self.running: dict[int, Running] = {}  # changed by `begin` and `end` alone
         self.queues: dict[QueueKey, Queue] = {}
-        self.line: list[tuple[int, int, int, Queue]] = []  # all that waits, most urgent first
-        self.profile_changes = 0  # counted
+        self.line: list[Entry] = []  # all that waits, most urgent first
         self.window: Window | None = None
         self.updated_ns = now_ns
         self.busy_ns = 0
         self.batch_ns = 0
         self.wake_ns = 0
         self.number = 0  # devices are decided for in the order in which they joined
-        self._offsets_of: tuple[int, tuple[int, ...], tuple[float, ...]] | None = None
-        self._offsets: list[int] = []
+        # What follows from the rest, and is kept until that changes.
+        self.beliefs = 0  # counts changes of what is believed; see `refresh`
+        self.works: dict[BatchClass, int] = {}  # solo times
+        self.remembered: dict[Hashable, float] = {}  # for policies: what they worked out of beliefs alone
+        self._known_revision = -1
+        self._heads: list[Entry] = []  # of all queues, most urgent first
+        self._emptied: dict[QueueKey, Queue] = {}  # queues that are likely to be wanted again
+        self._changed: dict[QueueKey, Queue] = {}  # of which the latest start must be asked again
+        self._latest: dict[QueueKey, int] = {}
+        self._latest_at = -1
+        self._together: Together | None = None
+        self._offsets: list[int] | None = None
 
     # ---- what waits
 
@@ -178,30 +103,61 @@ class Device:
         """Requests that wait for this device."""
         return len(self.line)
 
+    def rank_of(self, queue: Queue) -> int:
+        """Of the tenant of a queue's first request; 0 where all are alike. For policies with an order of their own."""
+        return self.ranks.get(queue.head.tenant, 0) if self.ranks else 0
+
     def by_urgency(self) -> list[Queue]:
         """The queues in which something waits, most urgent head first."""
-        return list(dict.fromkeys([entry[3] for entry in self.line]))
+        return [entry[3] for entry in self._heads]
 
     def enqueue(self, request: Request) -> Queue:
         """Adds a request to its queue, made if need be. Raises KeyError if its model is not loaded here."""
         key = (request.model, request.version, request.shape_bucket)
         queue = self.queues.get(key)
         if queue is None:
-            queue = self.queues[key] = Queue(key, self.models[request.model, request.version])
-        queue.add(request)
-        insort(self.line, (*queue.urgency_of(request), queue))
+            spec = self.models[request.model, request.version]
+            queue = self._emptied.pop(key, None)
+            if queue is None or queue.spec is not spec:
+                queue = Queue(key, spec, self.ranks)
+            self.queues[key] = queue
+        entry = queue.entry_of(request)
+        if queue.add(entry):
+            self._new_head(queue, before=queue.entry_at(1) if len(queue) > 1 else None)
+        insort(self.line, entry)
+        self._changed[key] = queue
         return queue
 
+    def _new_head(self, queue: Queue, before: Entry | None) -> None:
+        """Keeps `_heads` after the first of a queue changed."""
+        heads = self._heads
+        if before is not None:
+            del heads[bisect_left(heads, before)]
+        if len(queue):
+            insort(heads, queue.entry_at(0))
+
     def respecify(self, spec: ModelSpec) -> None:
-        """A model was loaded again: its queues follow what is now said of it, their order included."""
+        """A model was loaded, or its settings changed: its queues follow what is now said of it, order included."""
+        self.declared[spec.model, spec.version] = spec
+        if settings := self.model_settings.get(spec.model):
+            spec = with_model_settings(spec, settings)
         self.models[spec.model, spec.version] = spec
         for queue in self.queues.values():
             if queue.key[:2] == (spec.model, spec.version) and queue.spec != spec:
-                waiting = list(queue)
-                self.line = [entry for entry in self.line if entry[3] is not queue]
                 queue.respecify(spec)
-                for request in waiting:
-                    insort(self.line, (*queue.urgency_of(request), queue))
+        self._sort()
+
+    def reorder(self) -> None:
+        """Sorts all that waits again, after `ranks` changed."""
+        for queue in self.queues.values():
+            queue.respecify(queue.spec)
+        self._sort()
+
+    def _sort(self) -> None:
+        """Puts everything that waits in line again."""
+        self.line = sorted([entry for queue in self.queues.values() for entry in queue.entries()])
+        self._heads = sorted([queue.entry_at(0) for queue in self.queues.values()])
+        self._changed.update(self.queues)
 
     def dequeue(self, request: Request) -> None:
         """Takes a request out of its queue; an empty queue goes, so that the books hold only what waits.
@@ -210,10 +166,30 @@ class Device:
         """
         key = (request.model, request.version, request.shape_bucket)
         queue = self.queues[key]
-        queue.remove(request)
-        del self.line[bisect_left(self.line, queue.urgency_of(request))]
+        urgency = queue.urgency_of(request)
+        first = queue.entry_at(0)
+        if queue.remove(urgency):
+            self._new_head(queue, before=first)
+        del self.line[bisect_left(self.line, urgency)]
+        self._changed[key] = queue
         if not len(queue):
-            del self.queues[key]
+            if len(self._emptied) >= MEMO_LIMIT:
+                self._emptied.clear()
+            self._emptied[key] = self.queues.pop(key)
+
+    def latest_start_ns(self) -> int:
+        """The last instant at which everything that waits could still be in time, each alone; 0 without deadlines."""
+        self.refresh()
+        if self._latest_at != self.beliefs:
+            self._latest_at = self.beliefs
+            self._changed.update(self.queues)
+        for key, queue in self._changed.items():
+            if len(queue) and (latest_ns := queue.latest_start_ns(self)):
+                self._latest[key] = latest_ns
+            else:
+                self._latest.pop(key, None)
+        self._changed.clear()
+        return min(self._latest.values(), default=0)
 
     # ---- what runs
 
@@ -221,52 +197,109 @@ class Device:
         """Batches of one version of a model that run now."""
         return sum(r.batch_class.model == model and r.batch_class.version == version for r in self.running.values())
 
+    def begin(self, body: Running) -> None:
+        """One more batch runs."""
+        self.running[body.batch.batch_id] = body
+        self._together = self._offsets = None
+
+    def end(self, batch_id: int) -> Running:
+        """A batch runs no longer. Raises KeyError if it did not."""
+        self._together = self._offsets = None
+        return self.running.pop(batch_id)
+
+    def restart(self, body: Running, started_ns: int) -> None:
+        """A batch that was thought to run has only begun."""
+        body.started_ns = started_ns
+        self.believe_orders((*self.orders_ns[1 - ORDERS :], max(0, started_ns - body.launched_ns)))
+        body.remaining_ns = float(body.batch.forecast.work_ns)
+        self._offsets = None
+
     def advance(self, now_ns: int) -> None:
         """Brings remaining work and the integrals of use up to `now_ns`. Going back in time does nothing."""
         elapsed = now_ns - self.updated_ns
         if elapsed <= 0:
             return
         self.updated_ns = now_ns
-        bodies = list(self.running.values())
-        if not bodies:
+        if not self.running:
             return
+        self._offsets = None
+        bodies = self.running.values()
         self.busy_ns += elapsed
         self.batch_ns += elapsed * len(bodies)
-        classes, works = [r.batch_class for r in bodies], [r.batch.forecast.work_ns for r in bodies]
-        left = contention.advance(self.table, classes, works, [r.remaining_ns for r in bodies], elapsed)
+        left = self._rolling().advance([body.remaining_ns for body in bodies], elapsed)
         for body, remaining in zip(bodies, left, strict=True):
             # One that should have ended has not: expect a twentieth of its work more, again and again.
-            body.remaining_ns = max(remaining, body.batch.forecast.work_ns * 0.05)
+            least = body.batch.forecast.work_ns * 0.05
+            body.remaining_ns = max(least, remaining)
 
     def finish_offsets(self, extra: BatchClass | None = None, extra_work_ns: int = 0) -> list[int]:
         """Time until each running batch ends, in the order they run, and until `extra` would if launched now."""
-        bodies = self.running.values()
-        remaining = [r.remaining_ns for r in bodies]
-        if extra is None:
-            state = (self.table.revision, tuple(self.running), tuple(remaining))
-            if state == self._offsets_of:  # several ask between two changes
-                return self._offsets
-        classes = [r.batch_class for r in bodies]
-        works = [r.batch.forecast.work_ns for r in bodies]
+        together = self._rolling()
         if extra is not None:
-            classes.append(extra)
-            works.append(extra_work_ns)
-            remaining.append(float(extra_work_ns))
-            return contention.finish_offsets(self.table, classes, works, remaining)
-        self._offsets_of, self._offsets = state, contention.finish_offsets(self.table, classes, works, remaining)
+            remaining = [body.remaining_ns for body in self.running.values()]
+            return together.finish_offsets_with(remaining, extra, extra_work_ns)
+        if self._offsets is None:  # several ask between two changes
+            self._offsets = together.finish_offsets([body.remaining_ns for body in self.running.values()])
         return self._offsets
 
+    def classes(self) -> tuple[BatchClass, ...]:
+        """What runs, in order."""
+        return self._rolling().classes
+
+    def _rolling(self) -> Together:
+        """What runs, ready to be rolled by what is believed now."""
+        found = self._together
+        if found is None or found.revision != self.table.revision:
+            bodies = self.running.values()
+            classes = [body.batch.batch_class for body in bodies]
+            found = self._together = Together(self.table, classes, [body.batch.forecast.work_ns for body in bodies])
+            self._offsets = None
+        return found
+
     # ---- what is believed
+
+    def believe_overhead(self, usual_ns: int, least_ns: int) -> None:
+        """What answers take from the end of a batch, usually and at least."""
+        self.answer_overhead_ns, self.least_overhead_ns = usual_ns, least_ns
+        self.beliefs += 1
+
+    def believe_orders(self, orders_ns: tuple[int, ...]) -> None:
+        """What the last orders took, from the launch of a batch to its start; the usual one counts."""
+        self.orders_ns = orders_ns
+        self.order_ns = sorted(orders_ns)[len(orders_ns) // 2] if orders_ns else 0
+
+    def refresh(self) -> None:
+        """Forgets what was worked out of a table that has changed since."""
+        if self.table.revision != self._known_revision:
+            self._known_revision = self.table.revision
+            self._forget()
+
+    def _forget(self) -> None:
+        self.beliefs += 1
+        self.works.clear()
+        self.remembered.clear()
 
     def add_profile(self, profile: Profile) -> None:
         """Keeps a solo measurement."""
         known = profile.batch_class
         sizes = self.profiles.setdefault((known.model, known.version, known.shape_bucket), {})
         sizes[known.batch_size] = profile
-        for size in sorted(sizes):
-            sizes[size] = sizes.pop(size)
+        if next(reversed(sizes)) != max(sizes):
+            for size in sorted(sizes):
+                sizes[size] = sizes.pop(size)
+        if profile.demand:
+            self.table.assume(known, profile.demand, profile.kernel_ns, profile.phases)
         self.solo_runs.pop(known, None)
-        self.profile_changes += 1
+        self._forget()
+
+    def drop_profiles(self, model: str, version: str) -> None:
+        """Forgets what was measured of a version."""
+        for key in [key for key in self.profiles if key[:2] == (model, version)]:
+            del self.profiles[key]
+        self.table.assume_nothing(model, version)
+        for known in [known for known in self.solo_runs if (known.model, known.version) == (model, version)]:
+            del self.solo_runs[known]
+        self._forget()
 
     def note_solo_run(self, batch_class: BatchClass, duration_ns: int) -> None:
         """Keeps how long a batch took that ran alone."""
@@ -274,14 +307,21 @@ class Device:
 
     def work_ns(self, batch_class: BatchClass) -> int:
         """Believed solo time of a class: learned, else measured, else drawn from other sizes; 0 if unknown."""
-        if (estimate := self.table.classes.get(batch_class)) and estimate.work_ns:
-            return estimate.work_ns
-        return self.profiled_ns(batch_class)
+        if self.table.revision != self._known_revision:
+            self.refresh()
+        found = self.works.get(batch_class)
+        if found is None:
+            estimate = self.table.classes.get(batch_class)
+            found = estimate.work_ns if estimate and estimate.work_ns else self.profiled_ns(batch_class)
+            if len(self.works) >= MEMO_LIMIT:
+                self.works.clear()
+            self.works[batch_class] = found
+        return found
 
-    def solo_ns(self, key: QueueKey, items: int) -> int:
-        """From the start of a batch that runs alone to its answers; 0 if its work is unknown."""
-        work = self.work_ns(BatchClass(key[0], key[1], items, key[2]))
-        return work + self.answer_overhead_ns if work else 0
+    def solo_ns(self, batch_class: BatchClass) -> int:
+        """From the start of a batch that runs alone to its answers, at least; 0 if its work is unknown."""
+        work = self.work_ns(batch_class)
+        return work + self.least_overhead_ns if work else 0
 
     def profiled_ns(self, batch_class: BatchClass) -> int:
         """Solo time of a class as it was measured, or drawn from other sizes; 0 if unknown."""
@@ -317,8 +357,33 @@ class Device:
 
         What was told explicitly for these `co_runners` wins over what is told of the class.
         """
-        if explicit := self.table.set_factor(batch_class, co_runners, level):
-            return explicit
-        cold = COLD_FACTOR if co_runner_count else COLD_SOLO_FACTOR
-        estimate = self.table.classes.get(batch_class)
-        return factor_at(estimate.quantiles, level, co_runner_count, default=cold) if estimate else cold
+        if self.table.sets and (explicit := self.table.set_factor(batch_class, co_runners, level)):
+            return explicit * self._widened
+        self.refresh()
+        key = (batch_class, level, co_runner_count)
+        factor = self.remembered.get(key)
+        if factor is None:
+            cold = COLD_FACTOR if co_runner_count else COLD_SOLO_FACTOR
+            estimate = self.table.classes.get(batch_class)
+            factor = factor_at(estimate.quantiles, level, co_runner_count, default=cold) if estimate else cold
+            self.remember(key, factor)
+        return factor * self._widened
+
+    def widen(self) -> None:
+        """Applies what has become of `widening`."""
+        if self._widened != self.widening.applied:
+            self._widened = self.widening.applied
+            self._forget()
+
+    def remember(self, key: Hashable, value: float) -> float:
+        """Keeps what was worked out of what is believed, until that changes."""
+        if len(self.remembered) >= MEMO_LIMIT:
+            self.remembered.clear()
+        self.remembered[key] = value
+        return value
+
+
+def with_model_settings(spec: ModelSpec, settings: ModelSettings) -> ModelSpec:
+    """What holds of a model, where it was told so and settings say otherwise."""
+    given = {name: value for name, value in msgspec.structs.asdict(settings).items() if value is not None}
+    return msgspec.structs.replace(spec, **given)

@@ -24,6 +24,7 @@ from cotenant.scheduler import events as ev
 from cotenant.v1 import executor_pb2, predictor_pb2, scheduler_pb2, types_pb2
 
 _ABSURD_NS = 1e15
+_ID_CHARACTERS = 256  # of a client's id
 _ABSURD = 1e6  # no demand, weight, slowdown or factor is of this size; false for NaN as well
 
 # ---- from the wire -------------------------------------------------------------------------------------------------
@@ -48,7 +49,14 @@ def request(message: scheduler_pb2.Submit) -> ev.Request:
         message.shape_bucket,
         _tensors(message.tensors) if message.HasField("tensors") else None,
         message.traceparent,
+        client_request_id=client_request_id(message.client_request_id),
+        tenant=message.tenant,
     )
+
+
+def client_request_id(given: str) -> str:
+    """As much of a client's own id as is kept."""
+    return given[:_ID_CHARACTERS]
 
 
 def _tensors(message: types_pb2.StagedTensors) -> ev.Tensors:
@@ -64,13 +72,16 @@ def model_spec(config_bytes: bytes, version: str) -> ev.ModelSpec:
     options = model_options.read(config)
     batching = config.dynamic_batching
     policy = batching.default_queue_policy
+    oldest, direct = config.sequence_batching.oldest, config.sequence_batching.direct  # empty where not configured
+    batches = config.HasField("dynamic_batching") or config.HasField("sequence_batching")
+    delay_us = max(x.max_queue_delay_microseconds for x in (batching, oldest, direct))
     return ev.ModelSpec(
         model=config.name,
         version=version,
         max_batch_size=max(1, config.max_batch_size),
-        batching=config.HasField("dynamic_batching") and config.max_batch_size > 1,
-        preferred_batch_sizes=tuple(batching.preferred_batch_size),
-        max_queue_delay_ns=batching.max_queue_delay_microseconds * 1000,
+        batching=batches and config.max_batch_size > 1,
+        preferred_batch_sizes=tuple(batching.preferred_batch_size or oldest.preferred_batch_size),
+        max_queue_delay_ns=delay_us * 1000,
         max_queue_size=policy.max_queue_size,
         priority_levels=batching.priority_levels,
         default_priority=batching.default_priority_level,
@@ -360,12 +371,19 @@ def put_forecast(message: types_pb2.Forecast, expected: ev.Forecast) -> None:
     message.co_runner_count = expected.co_runner_count
 
 
+def reject_reason(name: str) -> types_pb2.RejectReason:
+    """A reason as the contract numbers it."""
+    return cast("types_pb2.RejectReason", types_pb2.RejectReason.Value("REJECT_REASON_" + name))
+
+
 def put_refusal(message: scheduler_pb2.Refusal, action: ev.Refuse) -> None:
     """Writes a refusal."""
     message.request_id, message.attempt, message.message = action.request_id, action.attempt, action.message
-    message.reason = cast("types_pb2.RejectReason", types_pb2.RejectReason.Value("REJECT_REASON_" + action.reason))
+    message.reason = reject_reason(action.reason)
     message.predicted_finish_ns = action.predicted_finish_ns
     message.earliest_possible_ns = action.earliest_possible_ns
+    if action.excess:
+        message.quota, message.retry_after_ns = action.excess.quota, action.excess.retry_after_ns
 
 
 def availability(name: str) -> scheduler_pb2.ModelAvailability:

@@ -2,7 +2,7 @@
 
 Every type is immutable data of plain integers and strings. All instants are on the scheduler's monotonic clock, in
 nanoseconds; 0 stands for none. Encoded as JSON these types *are* the log (docs/log-format.md), so a change here is a
-change of its format.
+change of its format. They never refer to each other in circles, so the garbage collector need not walk through them.
 """
 
 from typing import TypeAlias
@@ -10,6 +10,7 @@ from typing import TypeAlias
 import msgspec
 
 from cotenant.runtime.estimates import BatchClass, ClassEstimate, Phase, SetEstimate
+from cotenant.scheduler.settings import Settings
 
 LOG_VERSION = 1
 
@@ -22,14 +23,15 @@ EXECUTOR_LOST = "EXECUTOR_LOST"
 SHUTTING_DOWN = "SHUTTING_DOWN"
 CANCELLED = "CANCELLED"
 EXECUTION_FAILED = "EXECUTION_FAILED"
+QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
 INPUTS_MISSING = "INPUTS_MISSING"
 
 
-class _Data(msgspec.Struct, frozen=True, omit_defaults=True):
+class _Data(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Plain data within events and actions."""
 
 
-class _Tagged(msgspec.Struct, frozen=True, tag=True, tag_field="type"):
+class _Tagged(msgspec.Struct, frozen=True, tag=True, tag_field="type", gc=False):
     """An event or action; in the log its `type` tells which."""
 
 
@@ -63,6 +65,8 @@ class Request(_Data, frozen=True):
     traceparent: str = ""
     order_ns: int = 0
     alone: bool = False
+    client_request_id: str = ""  # what its client calls it; not unique
+    tenant: str = ""
 
 
 class ModelSpec(_Data, frozen=True):
@@ -358,6 +362,13 @@ class EstimatesPushed(_Tagged, frozen=True):
     sets: tuple[SetEstimate, ...] = ()
 
 
+class SettingsChanged(_Tagged, frozen=True):
+    """Someone changed settings; these hold from now on, all of them. `ticket` identifies who waits."""
+
+    settings: Settings
+    ticket: int = 0
+
+
 class DrainRequested(_Tagged, frozen=True):
     """The service stops: nothing new is admitted."""
 
@@ -386,6 +397,7 @@ Event: TypeAlias = (
     | LoadRequested
     | UnloadRequested
     | EstimatesPushed
+    | SettingsChanged
     | DrainRequested
 )
 
@@ -409,6 +421,14 @@ class Launch(_Tagged, frozen=True):
     batch: Batch
 
 
+class QuotaExcess(_Data, frozen=True):
+    """A quota that a request would have exceeded. `retry_after_ns` is 0 where that depends on when others end."""
+
+    tenant: str
+    quota: str
+    retry_after_ns: int = 0
+
+
 class Refuse(_Tagged, frozen=True):
     """A request will not run. `earliest_possible_ns` is what an empty device would have allowed."""
 
@@ -418,6 +438,7 @@ class Refuse(_Tagged, frozen=True):
     message: str
     predicted_finish_ns: int = 0
     earliest_possible_ns: int = 0
+    excess: QuotaExcess | None = None
 
 
 class WouldRefuse(_Tagged, frozen=True):

@@ -2,10 +2,12 @@
 
 from collections import deque
 
+from cotenant.runtime import tenant_names
 from cotenant.scheduler import events as ev
 from cotenant.v1 import scheduler_pb2
 
 _RECENT = 256  # batches over which means are taken
+_TENANTS = 2048  # told apart; frontends tell of fewer each
 
 
 class ModelLedger:
@@ -23,6 +25,14 @@ class ModelLedger:
         return error, covered, slowdown
 
 
+class TenantLedger:
+    """Counts of one tenant."""
+
+    def __init__(self) -> None:
+        self.in_time = self.late = self.refused = self.failed = 0
+        self.over_quota = self.work_ns = 0
+
+
 class Ledger:
     """Counts of all models, and of the core itself."""
 
@@ -31,6 +41,7 @@ class Ledger:
         self.decision_count = 0
         self.decision_ns = 0
         self.refusals: dict[str, int] = {}
+        self.tenants: dict[str, TenantLedger] = {}
 
     def of(self, model: str, version: str) -> ModelLedger:
         """The ledger of a version, made if it is new."""
@@ -56,6 +67,28 @@ class Ledger:
         """Observe-only mode let a request through."""
         for (model, _), ledger in self.models.items():
             ledger.would_refuse += model == action.model
+
+    def tenant(self, name: str) -> TenantLedger:
+        """The ledger of a tenant, made if it is new; of too many, one that all others share."""
+        found = self.tenants.get(name)
+        if found is None:
+            name = name if len(self.tenants) < _TENANTS else tenant_names.OTHERS
+            found = self.tenants.setdefault(name, TenantLedger())
+        return found
+
+    def launched(self, batch: ev.Batch) -> None:
+        """A batch is launched; each tenant has its share of it."""
+        for request in batch.requests:
+            share_ns = batch.forecast.work_ns * request.batch_size // batch.batch_class.batch_size
+            self.tenant(request.tenant).work_ns += share_ns
+
+    def tenant_reported(self, statistics: scheduler_pb2.TenantStatistics) -> None:
+        """What a frontend's clients of one tenant saw."""
+        ledger = self.tenant(statistics.tenant)
+        ledger.in_time += statistics.in_time
+        ledger.late += statistics.late
+        ledger.refused += statistics.refused
+        ledger.failed += statistics.failed
 
     def reported(self, statistics: scheduler_pb2.FrontendStatistics, versions: list[str]) -> None:
         """What a frontend's clients saw; booked under the latest version that serves."""

@@ -134,6 +134,8 @@ class Lifecycle:
         if not version and model not in self.versions:
             self.wanted.pop(model, None)  # there is no such model
             return
+        if not version and any(state.availability == READY for state in self.versions[model].values()):
+            return  # what serves goes on, and is what there is to tell
         state = self._state(model, version)
         if device_id not in state.device_ids and state.availability != READY:
             self._change(model, version, UNAVAILABLE, message)
@@ -192,11 +194,9 @@ class Lifecycle:
     def unloaded(self, device: Device, model: str, version: str) -> None:
         """A version is gone from a device."""
         device.models.pop((model, version), None)
+        device.declared.pop((model, version), None)
         device.memory_bytes.pop((model, version), None)
-        for key in [key for key in device.profiles if key[:2] == (model, version)]:
-            del device.profiles[key]
-        for known in [c for c in device.solo_runs if (c.model, c.version) == (model, version)]:
-            del device.solo_runs[known]
+        device.drop_profiles(model, version)
         self._leave(device.spec.device_id, model, version, "unloaded")
 
     # ---- the states

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from cotenant.runtime import tenant_names
 from cotenant.scheduler.shell import Shell
 
 
@@ -25,6 +26,7 @@ class SchedulerMetrics(Collector):
         """All metrics as of now."""
         yield from self._devices()
         yield from self._models()
+        yield from self._tenants()
         ledger = self._shell.ledger
         decided = CounterMetricFamily("cotenant_decisions", "Groups of events decided.")
         decided.add_metric([], ledger.decision_count)
@@ -48,6 +50,16 @@ class SchedulerMetrics(Collector):
             batches.add_metric([device_id], device.batch_ns / 1e9)
             online.add_metric([device_id], device.online)
         yield from (running, queued, busy, batches, online)
+
+    def _tenants(self) -> Iterator[Metric]:
+        work = CounterMetricFamily("cotenant_tenant_work_seconds", "Solo work launched for it.", labels=["tenant"])
+        for name, ledger in list(self._shell.ledger.tenants.items()):
+            work.add_metric([tenant_names.shown(name)], ledger.work_ns / 1e9)
+        pending = GaugeMetricFamily("cotenant_tenant_pending", "Its requests that wait.", labels=["tenant"])
+        tenancy = self._shell.core.state.tenancy
+        for name, account in list(tenancy.tenants.accounts.items()) if tenancy.active else ():
+            pending.add_metric([tenant_names.shown(name)], account.pending)
+        yield from (work, pending)
 
     def _models(self) -> Iterator[Metric]:
         labels = ["model", "version"]

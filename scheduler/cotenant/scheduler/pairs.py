@@ -45,7 +45,7 @@ class PairPolicy(ABC):
         """Rejects what would be late even alone."""
         finish_ns = backlog_finish_ns(device, request, now_ns, min(AT_ONCE, device.spec.max_concurrency))
         own = BatchClass(request.model, request.version, request.batch_size, request.shape_bucket)
-        alone_ns = now_ns + self.work_ns(device, own) + device.answer_overhead_ns
+        alone_ns = now_ns + self.work_ns(device, own) + device.least_overhead_ns
         if 0 < request.deadline_ns < alone_ns:
             return Outlook(finish_ns, missing(request, PREDICTED_MISS, alone_ns))
         return Outlook(finish_ns, None)

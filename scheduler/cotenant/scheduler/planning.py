@@ -25,13 +25,12 @@ class Candidate(NamedTuple):
     deadline_ns: int  # most urgent deadline in it; 0 if none
     mean_finish_ns: int
     bound_finish_ns: int
-    harms: bool  # a batch that runs would no longer end in time
+    harms: bool  # a batch that runs would no longer end in time, by its bound
 
 
 def class_of(queue: Queue, items: int) -> BatchClass:
     """The class of a batch of `items` from this queue."""
-    model, version, bucket = queue.key
-    return BatchClass(model, version, items, bucket)
+    return queue.class_of(items)
 
 
 def earlier(a: int, b: int) -> int:
@@ -45,38 +44,47 @@ def most_urgent_deadline(requests: list[Request]) -> int:
 
 
 def solo_finish_ns(device: Device, request: Request, now_ns: int) -> int:
-    """When a request would be answered if it ran alone from now on; with an unknown class, now."""
+    """When a request would be answered at the earliest, if it ran alone from now on; with an unknown class, now."""
     work = device.work_ns(BatchClass(request.model, request.version, request.batch_size, request.shape_bucket))
-    return now_ns + work + device.answer_overhead_ns if work else now_ns
+    return now_ns + work + device.least_overhead_ns if work else now_ns
 
 
-def consider(device: Device, queue: Queue, requests: list[Request], items: int, now_ns: int, level: float) -> Candidate:
-    """Forecasts the launch of `requests` now, beside what runs. The class's work must be known."""
+def consider(
+    device: Device, queue: Queue, requests: list[Request], items: int, now_ns: int, level: float, caution: float = 1.0
+) -> Candidate:
+    """Forecasts the launch of `requests` now, beside what runs. The class's work must be known.
+
+    `caution` is how much of the way from mean to bound counts where harm to others is judged.
+    """
     batch_class = class_of(queue, items)
     work = device.work_ns(batch_class)
     co_runners = len(device.running)
     offsets = device.finish_offsets(batch_class, work)
     duration = offsets[-1]
-    beside = [body.batch_class for body in device.running.values()]
+    beside = [body.batch_class for body in device.running.values()] if device.table.sets else ()
     bound = int(duration * device.bound_factor(batch_class, level, co_runners, beside))
-    overhead = device.answer_overhead_ns
+    beyond = device.order_ns + device.answer_overhead_ns
     return Candidate(
         batch_class,
         requests,
         Forecast(work, duration, bound, level, device.estimates_version, co_runners),
         most_urgent_deadline(requests),
-        now_ns + duration + overhead,
-        now_ns + bound + overhead,
-        co_runners > 0 and _harms(device, offsets, now_ns, level),
+        now_ns + duration + beyond,
+        now_ns + bound + beyond,
+        co_runners > 0 and harms(device, offsets, now_ns, level, caution),
     )
 
 
-def _harms(device: Device, offsets: list[int], now_ns: int, level: float) -> bool:
-    """Whether a batch that would have ended in time no longer does, with the candidate beside it."""
+def harms(device: Device, offsets: list[int], now_ns: int, level: float, caution: float = 1.0) -> bool:
+    """Whether a batch that would have ended in time no longer does, with the candidate beside it.
+
+    By its bound at `level`, in the mean, or between the two: `caution` is the share of the way.
+    """
     without = device.finish_offsets()
     for body, before, after in zip(device.running.values(), without, offsets, strict=False):
         if deadline := body.batch.deadline_ns:
-            factor = device.bound_factor(body.batch_class, level, max(1, body.batch.forecast.co_runner_count))
+            beside = max(1, body.batch.forecast.co_runner_count)
+            factor = 1.0 + caution * (device.bound_factor(body.batch_class, level, beside) - 1.0)
             room = deadline - now_ns - device.answer_overhead_ns
             if after * factor > room >= before * factor:
                 return True
@@ -90,8 +98,13 @@ class Plan(NamedTuple):
     late: int  # requests expected to miss
 
 
-def plan(device: Device, now_ns: int, level: float) -> Plan:
-    """Lists all that waits onto lanes, in order of urgency."""
+def plan(device: Device, now_ns: int, level: float, tenant: str = "") -> Plan:
+    """Lists all that waits onto lanes, in order of urgency.
+
+    Requests of tenants who come after `tenant`, for they had more than their share, do not count among the late.
+    """
+    ranks = device.ranks
+    last = ranks.get(tenant, 0)
     lanes = _lanes(device, now_ns)
     instances = _instance_ends(device, now_ns)
     heads = [(queue.urgency_at(0), queue.key, 0) for queue in device.queues.values()]
@@ -111,7 +124,8 @@ def plan(device: Device, now_ns: int, level: float) -> Plan:
         answered = _place(device, lanes, instances, queue, class_of(queue, items), level) + device.answer_overhead_ns
         for request in requests:
             finish[request.request_id] = answered
-            late += 0 < request.deadline_ns < answered
+            if 0 < request.deadline_ns < answered and (not ranks or ranks.get(request.tenant, 0) <= last):
+                late += 1
     return Plan(finish, late)
 
 

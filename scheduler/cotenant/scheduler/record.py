@@ -47,6 +47,11 @@ class Group(msgspec.Struct, frozen=True, tag=True, tag_field="type"):
     actions: tuple[Action, ...]
 
 
+def header(epoch: int, part: int, software: str) -> Header:
+    """The header of a part that begins now."""
+    return Header("cotenant-log", LOG_VERSION, software, epoch, part, time.time_ns(), time.monotonic_ns(), clock_id())
+
+
 Record: TypeAlias = Header | Snapshot | Group
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Record)
@@ -124,17 +129,8 @@ class Recorder:
         self._part += 1
         path = part_path(self.path, self._part)
         self._file = path.open("wb", buffering=1 << 18)
-        header = Header(
-            "cotenant-log",
-            LOG_VERSION,
-            self._software,
-            self._epoch,
-            self._part,
-            time.time_ns(),
-            time.monotonic_ns(),
-            clock_id(),
-        )
-        self._written = self._file.write(_encoder.encode(header) + b"\n")
+        start = header(self._epoch, self._part, self._software)
+        self._written = self._file.write(_encoder.encode(start) + b"\n")
         self._written += self._file.write(_encoder.encode(snapshot.take(core)) + b"\n")
         for _, old in sorted(parts(self.path))[:-_PARTS]:
             old.unlink(missing_ok=True)

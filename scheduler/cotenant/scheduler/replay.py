@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from cotenant.scheduler import events as ev
 from cotenant.scheduler import record, snapshot
 from cotenant.scheduler.core import Core
 from cotenant.scheduler.policies import POLICIES
@@ -45,6 +46,9 @@ def replay(path: Path) -> Outcome:
         elif isinstance(entry, record.Group):
             if core is None:
                 raise ValueError(f"{path}: a group of events stands before the snapshot")
+            for event in entry.events:
+                if isinstance(event, ev.SettingsChanged) and event.settings.policy not in POLICIES:
+                    raise ValueError(f"{path}: policy '{event.settings.policy}' is not known here")
             again = tuple(core.handle(entry.now_ns, entry.events))
             groups, events, actions = groups + 1, events + len(entry.events), actions + len(again)
             if again != entry.actions:

@@ -9,8 +9,9 @@ import structlog
 
 from cotenant.runtime.clock import clock_id, now_ns
 from cotenant.runtime.outbox import Outbox
-from cotenant.scheduler import codec
+from cotenant.scheduler import codec, explaining, settings_codec
 from cotenant.scheduler import events as ev
+from cotenant.scheduler.control import Control, StaleError
 from cotenant.scheduler.lifecycle import KNOWN
 from cotenant.scheduler.shell import ExecutorLink, FrontendLink, Shell, ToExecutor
 from cotenant.v1 import scheduler_pb2 as pb
@@ -30,11 +31,13 @@ _LOAD_CODES = {
 class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
     """See the module's text."""
 
-    def __init__(self, shell: Shell, *, software: str) -> None:
+    def __init__(self, shell: Shell, *, software: str, control: Control | None = None, explicit: bool = True) -> None:
         self.shell = shell
+        self.control = control or Control(shell)
         self.software = software
         self.started_ns = now_ns()
         self.predictor_connected = False
+        self.explicit = explicit  # models are loaded and unloaded on request
 
     def _hello(self) -> pb.SchedulerHello:
         return pb.SchedulerHello(epoch=self.shell.epoch, clock_id=clock_id(), version=self.software)
@@ -82,6 +85,8 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
         if frame.HasField("ping"):
             link.outbox.frame.pong.CopyFrom(_pong(frame.ping))
             link.outbox.touch()
+        for told in frame.tenant_statistics:
+            self.shell.ledger.tenant_reported(told)
         overhead = 0
         for statistics in frame.statistics:
             versions = list(self.shell.core.lifecycle.versions.get(statistics.model, {}))
@@ -159,17 +164,24 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:  # noqa: N802
         """Loads a model on every device."""
-        done = await self.shell.load(request.model)
+        await self._refuse_unless_explicit(context)
+        done = await self.shell.load(request.model, request.override)
         if done.error:
             await context.abort(_LOAD_CODES.get(done.cause, grpc.StatusCode.INTERNAL), done.error)
         return pb.LoadModelResponse()
 
     async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:  # noqa: N802
         """Unloads a model everywhere."""
+        await self._refuse_unless_explicit(context)
         done = await self.shell.unload(request.model)
         if done.error:
             await context.abort(grpc.StatusCode.INTERNAL, done.error)
         return pb.UnloadModelResponse()
+
+    async def _refuse_unless_explicit(self, context: Context) -> None:
+        if not self.explicit:
+            message = "explicit model load / unload is not allowed if polling is enabled"  # as Triton says in mode none
+            await context.abort(grpc.StatusCode.UNAVAILABLE, message)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:  # noqa: N802
         """What the repositories hold, in which state."""
@@ -185,6 +197,31 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
                 self.shell.put_model(response.models.add(), change)
             if not versions:
                 self.shell.put_model(response.models.add(), ev.ModelChanged(model, "", KNOWN))
+        return response
+
+    # ---- settings
+
+    async def GetSettings(self, request: pb.GetSettingsRequest, context: Context) -> pb.GetSettingsResponse:  # noqa: N802
+        """The settings that can be changed, as they hold."""
+        del request, context
+        response = pb.GetSettingsResponse()
+        settings_codec.put_settings(response.settings, self.shell.core.config.settings)
+        return response
+
+    async def UpdateSettings(  # noqa: N802
+        self, request: pb.UpdateSettingsRequest, context: Context
+    ) -> pb.UpdateSettingsResponse:
+        """Changes settings. Who may is a matter of the method, as for all of ours (docs/security.md)."""
+        response = pb.UpdateSettingsResponse()
+        try:
+            settings = await self.control.change(settings_codec.change(request), request.expected_revision)
+        except StaleError as error:
+            await context.abort(grpc.StatusCode.ABORTED, str(error))
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except OSError as error:
+            await context.abort(grpc.StatusCode.INTERNAL, f"the settings cannot be kept, and are as before: {error}")
+        settings_codec.put_settings(response.settings, settings)
         return response
 
     # ---- the state of everything
@@ -216,7 +253,22 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
                 running.remaining_ns = max(0, offset - (now - device.updated_ns))
                 codec.put_class(running.batch_class, body.batch_class)
         self._put_models(response)
+        self.control.put_status(response)
+        if self.shell.lives:
+            explaining.put_misses(response, self.shell.lives, now)
         return response
+
+    async def Explain(  # noqa: N802
+        self, request: pb.ExplainRequest, context: Context
+    ) -> AsyncIterator[pb.ExplainResponse]:
+        """The life of a recent request."""
+        try:
+            async for piece in explaining.pieces(self.shell.lives, request):
+                yield piece
+        except explaining.UnknownRequestError as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
     def _put_models(self, response: pb.GetStatusResponse) -> None:
         core = self.shell.core

@@ -14,12 +14,14 @@ import structlog
 
 from cotenant.runtime.clock import now_ns
 from cotenant.runtime.outbox import Outbox
-from cotenant.scheduler import codec
+from cotenant.scheduler import codec, settings_codec
 from cotenant.scheduler import events as ev
 from cotenant.scheduler.core import FRONTEND_SHIFT, Core
 from cotenant.scheduler.ledger import Ledger
+from cotenant.scheduler.lives import Lives
 from cotenant.scheduler.record import Recorder
-from cotenant.v1 import executor_pb2, scheduler_pb2
+from cotenant.scheduler.settings import Settings
+from cotenant.v1 import executor_pb2, scheduler_pb2, types_pb2
 
 _log = structlog.get_logger()
 
@@ -53,16 +55,19 @@ class ExecutorLink:
 class Shell:
     """See the module's text."""
 
-    def __init__(self, core: Core, *, lease_ns: int, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self, core: Core, *, lease_ns: int, recorder: Recorder | None = None, lives: Lives | None = None
+    ) -> None:
         self.core = core
         self.ledger = Ledger()
-        self.recorder = recorder
+        self.recorder, self.lives = recorder, lives
         self.epoch = int.from_bytes(os.urandom(6), "big")
         self.frontends: dict[int, FrontendLink] = {}
         self.executors: dict[str, ExecutorLink] = {}
         self.loaded: dict[tuple[str, str], executor_pb2.ModelLoaded] = {}
         self.repository: dict[str, executor_pb2.RepositoryScanned] = {}  # by device
         self.scanned = asyncio.Event()
+        self._overrides: dict[str, types_pb2.ModelOverride] = {}  # what models were loaded with last, if with anything
         self._tickets: dict[int, asyncio.Future[ev.TicketDone]] = {}
         self._next_ticket = 1
         self._lease_s = lease_ns / 1e9
@@ -90,6 +95,8 @@ class Shell:
             self.ledger.decided(perf_counter_ns() - started)
             for action in actions:
                 self._perform(action)
+            if self.lives:
+                self.lives.add(self.core, now, events, actions)
             if self.recorder:
                 self.recorder.write(self.core, now, events, actions)
                 if self._flush is None:
@@ -103,6 +110,8 @@ class Shell:
     def _perform(self, action: ev.Action) -> None:
         match action:
             case ev.Launch():
+                if self.core.state.tenancy.active:
+                    self.ledger.launched(action.batch)
                 if outbox := self._executor(action.device_id):
                     codec.put_launch(outbox.frame.launches.add(), action.batch)
                     outbox.touch()
@@ -125,6 +134,8 @@ class Shell:
 
     def _refuse(self, action: ev.Refuse) -> None:
         self.ledger.refusals[action.reason] = self.ledger.refusals.get(action.reason, 0) + 1
+        if action.excess:
+            self.ledger.tenant(action.excess.tenant).over_quota += 1
         if frontend := self.frontends.get(action.request_id >> FRONTEND_SHIFT):
             codec.put_refusal(frontend.outbox.frame.refusals.add(), action)
             frontend.outbox.touch()
@@ -138,7 +149,7 @@ class Shell:
             case ev.GrantWindow():
                 outbox.frame.windows.add(window_id=action.window_id, until_ns=action.until_ns)
             case ev.LoadModel():
-                outbox.frame.loads.add(model=action.model)
+                outbox.frame.loads.add(model=action.model, override=self._overrides.get(action.model))
             case ev.UnloadModel():
                 outbox.frame.unloads.add(model=action.model, version=action.version)
         outbox.touch()
@@ -180,11 +191,15 @@ class Shell:
         message.device_ids.extend(change.device_ids)
         if loaded := self.loaded.get((change.model, change.version)):
             message.model_config = loaded.model_config
+            if settings := self.core.state.model_settings.get(change.model):
+                message.model_config = settings_codec.with_model_settings(loaded.model_config, settings)
             message.memory_bytes, message.load_ns = loaded.memory_bytes, loaded.load_ns
+            message.labels.extend(loaded.labels)
 
     def connect_frontend(self, link: FrontendLink) -> None:
         """Introduces a frontend: it is told of all executors and models."""
         self.frontends[link.frontend_id] = link
+        link.outbox.frame.tenants.CopyFrom(settings_codec.known_tenants(self.core.config.settings))
         for executor in self.executors.values():
             self._put_executor(link, executor, lost=False)
         for model, versions in self.core.lifecycle.versions.items():
@@ -288,17 +303,37 @@ class Shell:
 
     # ---- models on request
 
-    async def load(self, model: str) -> ev.TicketDone:
-        """Loads a model; returns how that went."""
+    async def load(self, model: str, override: types_pb2.ModelOverride | None = None) -> ev.TicketDone:
+        """Loads a model, from the repository or what takes its place; returns how that went."""
+        before = self._override(model, override)
         ticket, done = self._new_ticket()
         self.post(ev.LoadRequested(model, ticket))
-        return await done
+        result = await done
+        if result.error:
+            self._override(model, before)  # what serves is what was loaded before
+        return result
+
+    def _override(self, model: str, override: types_pb2.ModelOverride | None) -> types_pb2.ModelOverride | None:
+        """Keeps what devices are to load, those that come later too; returns what that was before."""
+        before = self._overrides.pop(model, None)
+        if override is not None and (override.config_json or override.files):
+            self._overrides[model] = override
+        return before
 
     async def unload(self, model: str) -> ev.TicketDone:
         """Unloads a model; returns how that went."""
         ticket, done = self._new_ticket()
         self.post(ev.UnloadRequested(model, ticket))
         return await done
+
+    async def change_settings(self, settings: Settings) -> None:
+        """Has settings hold that were checked; returns when they do, and frontends are told."""
+        ticket, done = self._new_ticket()
+        self.post(ev.SettingsChanged(settings, ticket))
+        await done
+        for frontend in self.frontends.values():
+            frontend.outbox.frame.tenants.CopyFrom(settings_codec.known_tenants(settings))
+            frontend.outbox.touch()
 
     def _new_ticket(self) -> tuple[int, "asyncio.Future[ev.TicketDone]"]:
         ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1

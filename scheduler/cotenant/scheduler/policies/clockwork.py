@@ -50,7 +50,7 @@ class Clockwork:
         if late.rejections or device.running or not device.queues:
             return late
         offers = [self._offer(device, queue, now_ns) for queue in device.queues.values()]
-        _, _, queue, requests = min(offers, key=lambda offer: offer[:2])
+        _, _, queue, requests = min(offers, key=lambda offer: (device.rank_of(offer[2]), *offer[:2]))
         work_ns = predicted_ns(device, class_of(queue, _items(requests)))
         forecast = forecast_of(device, work_ns, work_ns, self.level)
         return Turn([], launch_of(device, queue, requests, forecast, now_ns), late.wake_ns)

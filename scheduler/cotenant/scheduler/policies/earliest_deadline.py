@@ -33,7 +33,7 @@ class EarliestDeadline:
         if outlook := self.alone(device, request, now_ns):
             return outlook
         solo_ns = solo_finish_ns(device, request, now_ns)
-        planned = plan(device, now_ns, self.level)
+        planned = plan(device, now_ns, self.level, request.tenant)
         finish_ns = planned.finish_ns.get(request.request_id, solo_ns)
         if finish_ns > request.deadline_ns:
             why = f"behind {device.queued - 1} waiting and {len(device.running)} running"
@@ -54,7 +54,7 @@ class EarliestDeadline:
 
     def _late_without(self, device: Device, request: Request, now_ns: int) -> int:
         device.dequeue(request)
-        late = plan(device, now_ns, self.level).late
+        late = plan(device, now_ns, self.level, request.tenant).late
         device.enqueue(request)
         return late
 
@@ -87,7 +87,7 @@ class EarliestDeadline:
         while requests:
             candidate = consider(device, queue, requests, items, now_ns, self.level)
             if self._acceptable(device, candidate, must_end_by):
-                return as_launch(queue, candidate, now_ns)
+                return as_launch(device, queue, candidate, now_ns)
             requests = requests[: len(requests) // 2]
             items = sum(request.batch_size for request in requests)
         return None
@@ -125,6 +125,9 @@ class EarliestDeadline:
 
     def doomed(self, device: Device, now_ns: int) -> Turn:
         """What even an empty device could not answer in time, and when the next one will be."""
+        first_ns = device.latest_start_ns()
+        if not first_ns or first_ns >= now_ns:
+            return Turn([], None, first_ns and first_ns + 1)
         rejections: list[Rejection] = []
         wake_ns = 0
         for queue in device.queues.values():
@@ -144,16 +147,16 @@ class EarliestDeadline:
         return Turn(rejections, None, wake_ns)
 
 
-def as_launch(queue: Queue, candidate: Candidate, now_ns: int) -> LaunchBatch:
-    """A candidate as it is told to the core."""
-    latest = candidate.deadline_ns - (candidate.mean_finish_ns - now_ns) if candidate.deadline_ns else 0
+def as_launch(device: Device, queue: Queue, candidate: Candidate, now_ns: int) -> LaunchBatch:
+    """A candidate as it is told to the core. It is dropped where it comes too late to be in time even alone."""
+    needed_ns = candidate.forecast.work_ns + device.least_overhead_ns
     return LaunchBatch(
         queue.key,
         tuple(candidate.requests),
         candidate.batch_class.batch_size,
         candidate.forecast,
         candidate.deadline_ns,
-        max(latest, now_ns) if latest else 0,
+        max(candidate.deadline_ns - needed_ns, now_ns) if candidate.deadline_ns else 0,
     )
 
 

@@ -27,7 +27,9 @@ class Exclusive:
         gone = self.doomed(device, now_ns)
         if gone.rejections or device.running or not device.queues:
             return gone
-        queue = min(device.queues.values(), key=lambda q: min((r.arrival_ns, r.request_id) for r in q))
+        queue = min(
+            device.queues.values(), key=lambda q: (device.rank_of(q), min((r.arrival_ns, r.request_id) for r in q))
+        )
         requests, _ = queue.batch_at(0)
         return Turn([], unaware_launch(device, queue, requests, now_ns, self.level), gone.wake_ns)
 

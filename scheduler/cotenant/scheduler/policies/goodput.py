@@ -6,32 +6,49 @@ Rules, in order; those of `edf` hold where nothing else is said.
    early for want of room is often one there would have been room for. When a request would be answered behind all that
    is ahead of it (`backlog.py`) decides between devices.
 2. Of the most urgent queues, that batch is launched which adds most to the device's useful progress: the sum over what
-   runs of its progress rate, times what its batch size saves. Beside whom a batch runs is chosen so.
-3. What is launched past a more urgent request must end, by its bound, before the last instant at which that one could
-   safely start alone.
+   stays of its progress rate, times what its batch size saves. Beside whom a batch runs is chosen so. What will have
+   ended by the time the order arrives does not count: so a device that runs one batch after another does not stand idle
+   while its executor tells of an end and waits for the next order.
+3. A launch, and what it does to those that run, is judged between mean and bound, at `CAUTION` of the way: by
+   bounds alone, wide ones leave the device empty. What is launched past a more urgent request must so end before the
+   last instant at which that one could start alone; who is past it keeps nobody waiting.
 4. What adds nothing waits while others run, unless it is pressing: it has little more slack than its own duration.
+5. What rule 3 would not let go goes at its last chance: if it would be late when it waits for the next end, is in time
+   in the mean, and makes nobody late in the mean.
+6. Beside one batch in `EXPLORE` that runs alone, what would wait goes if there is twice the room that it needs in the
+   mean: what is never run beside each other is never learned, and a belief that forbids it would stay for ever.
+Who asks for a level of `STRICT` or more prefers a refusal to a risk: rule 3 goes by bounds, and 5 and 6 do not hold.
 """
 
-from collections.abc import Sequence
+from bisect import insort
 
 from cotenant.runtime.estimates import BatchClass
 from cotenant.scheduler import backlog
 from cotenant.scheduler.books import Device, Queue
 from cotenant.scheduler.events import Request
-from cotenant.scheduler.planning import Candidate, class_of, consider, earlier, solo_finish_ns
+from cotenant.scheduler.planning import Candidate, class_of, consider, earlier, harms, solo_finish_ns
 from cotenant.scheduler.policies.earliest_deadline import EarliestDeadline, as_launch
 from cotenant.scheduler.policy import Outlook, Turn
 
 LOOK = 4  # queues looked at, most urgent first: each costs a roll or two
+CAUTION = 0.4  # of the way from the mean to the bound: two in three are in time then
 WORTH = 0.02  # of the present progress, that a launch must add
 BETTER = 1.05  # times the gain of a more urgent one, to go before it
 PRESSING = 1.5  # times its duration: less slack than that is little
+STRICT = 0.99  # level from which a refusal is better than a risk
+EXPLORE = 31  # odd, so that it meets all who take turns
+ROOM = 2.0  # times what is expected, to explore
+SMALLEST = 1e-9  # a gain: goes, after everything that adds something
 
 
 class Goodput(EarliestDeadline):
     """See the module's text."""
 
     name = "goodput"
+
+    def __init__(self, level: float) -> None:
+        super().__init__(level)
+        self._caution = CAUTION if level < STRICT else 1.0
 
     def outlook(self, device: Device, request: Request, now_ns: int) -> Outlook:
         """Rejects what would be late even alone."""
@@ -45,59 +62,139 @@ class Goodput(EarliestDeadline):
         hopeless = self.doomed(device, now_ns)
         if hopeless.rejections or len(device.running) >= device.spec.max_concurrency:
             return hopeless
-        if any(not body.batch.forecast.work_ns for body in device.running.values()):
-            return hopeless
-        before = progress(device, [body.batch_class for body in device.running.values()])
+        for body in device.running.values():
+            if not body.batch.forecast.work_ns:
+                return hopeless
         best: tuple[float, Queue, Candidate] | None = None
         queues, until_ns = self.looked_at(device, now_ns)
         wake_ns, must_end_by = earlier(hopeless.wake_ns, until_ns), 0
-        for queue in queues:
-            if not device.work_ns(class_of(queue, queue.batch_at(0)[1])):
+        beside, next_ns = staying(device)
+        if queues and next_ns > device.order_ns > 0:
+            wake_ns = earlier(wake_ns, now_ns + next_ns - device.order_ns)
+        for number, queue in enumerate(queues):
+            if number:
+                must_end_by = earlier(must_end_by, self._last_safe_start(device, queues[number - 1], now_ns))
+            requests, items = queue.batch_at(0)
+            if not device.work_ns(class_of(queue, items)):
                 if device.running:
                     break  # it runs alone: the device empties for it
                 if best is None:
                     return Turn([], self._launch(device, queue, now_ns, 0), wake_ns)
                 break
-            if candidate := self._largest(device, queue, now_ns, must_end_by):
-                gain = self.gain(device, queue, candidate, before, now_ns)
-                if gain <= 0.0:
+            candidate, dares = self._largest(device, queue, requests, items, now_ns, must_end_by)
+            if candidate:
+                gain = self.gain(device, queue, candidate, beside, now_ns)
+                if gain <= 0.0 and not dares:
                     wake_ns = earlier(wake_ns, pressing_ns(queue, candidate, now_ns))
                 elif best is None or gain > BETTER * best[0]:
-                    best = gain, queue, candidate
-            must_end_by = earlier(must_end_by, self._last_safe_start(device, queue, now_ns))
-        return Turn([], as_launch(best[1], best[2], now_ns) if best else None, wake_ns)
+                    best = max(gain, SMALLEST), queue, candidate
+        return Turn([], as_launch(device, best[1], best[2], now_ns) if best else None, wake_ns)
 
     def looked_at(self, device: Device, now_ns: int) -> tuple[list[Queue], int]:
         """The most urgent queues that may launch now, and when the first of those that wait for fuller batches will."""
         found: list[Queue] = []
         wake_ns = 0
         for queue in device.by_urgency():
-            if queue.spec.max_instances and device.running_of(*queue.key[:2]) >= queue.spec.max_instances:
+            spec = queue.spec
+            if spec.max_instances and device.running_of(*queue.key[:2]) >= spec.max_instances:
                 continue
-            if (until_ns := self._fill_until(device, queue, now_ns)) > now_ns:
+            if spec.max_queue_delay_ns and (until_ns := self._fill_until(device, queue, now_ns)) > now_ns:
                 wake_ns = earlier(wake_ns, until_ns)
             elif len(found) < LOOK:
                 found.append(queue)
         return found, wake_ns
 
-    def _largest(self, device: Device, queue: Queue, now_ns: int, must_end_by: int) -> Candidate | None:
-        """The largest batch of a queue's first requests that keeps every deadline."""
-        requests, items = queue.batch_at(0)
-        while requests:
-            candidate = consider(device, queue, requests, items, now_ns, self.level)
+    def _largest(
+        self, device: Device, queue: Queue, requests: list[Request], items: int, now_ns: int, must_end_by: int
+    ) -> tuple[Candidate | None, bool]:
+        """The largest batch of a queue's first `requests` that keeps every deadline, or the smallest if that dares.
+
+        The second is whether it goes although it adds nothing (rules 5 and 6).
+        """
+        while True:
+            candidate = consider(device, queue, requests, items, now_ns, self.level, self._caution)
             if self._acceptable(device, candidate, must_end_by):
-                return candidate
+                return candidate, self._explores(device, candidate, now_ns)
+            if len(requests) == 1:
+                break
             requests = requests[: len(requests) // 2]
             items = sum([request.batch_size for request in requests])
-        return None
+        if self._last_chance(device, candidate, now_ns) or self._explores(device, candidate, now_ns):
+            return candidate, True
+        return None, False
 
-    def gain(self, device: Device, queue: Queue, candidate: Candidate, before: float, now_ns: int) -> float:
-        """What a launch adds to the device's useful progress; 0 if it should wait."""
-        after = progress(device, [*(body.batch_class for body in device.running.values()), candidate.batch_class])
-        gain = after - before
-        if not device.running or gain > WORTH * before:
-            return max(gain, 1e-9)
-        return 1e-9 if pressing_ns(queue, candidate, now_ns) <= now_ns else 0.0
+    def _acceptable(self, device: Device, candidate: Candidate, must_end_by: int) -> bool:
+        """As `edf`, by what is likely. A device whose batches will have ended when it begins counts as empty."""
+        spread_ns = candidate.bound_finish_ns - candidate.mean_finish_ns
+        likely_ns = candidate.mean_finish_ns + int(self._caution * spread_ns)
+        if must_end_by and likely_ns > must_end_by:
+            return False
+        if not staying(device)[0]:
+            return not candidate.deadline_ns or candidate.mean_finish_ns <= candidate.deadline_ns
+        return not candidate.harms and (not candidate.deadline_ns or likely_ns <= candidate.deadline_ns)
+
+    def _last_safe_start(self, device: Device, queue: Queue, now_ns: int) -> int:
+        """When the head must run at the latest, alone, to be likely in time; 0 if it has no deadline, or that is past.
+
+        Who is past it is not sure to be in time whatever else is launched, and keeps nobody waiting.
+        """
+        head = queue.head
+        if not head.deadline_ns:
+            return 0
+        batch_class = class_of(queue, head.batch_size)
+        factor = 1.0 + self._caution * (device.bound_factor(batch_class, self.level, 0) - 1.0)
+        beyond_ns = device.order_ns + device.answer_overhead_ns
+        start_ns = head.deadline_ns - beyond_ns - int(device.work_ns(batch_class) * factor)
+        return start_ns if start_ns >= now_ns else 0
+
+    def _last_chance(self, device: Device, candidate: Candidate, now_ns: int) -> bool:
+        """Rule 5."""
+        if not device.running or self.level >= STRICT or candidate.mean_finish_ns > candidate.deadline_ns:
+            return False
+        if candidate.mean_finish_ns + min(device.finish_offsets()) <= candidate.deadline_ns:
+            return False
+        return not _harms_mean(device, candidate, now_ns, 1.0)
+
+    def _explores(self, device: Device, candidate: Candidate, now_ns: int) -> bool:
+        """Rule 6. Batch ids tell which; the policy keeps no state."""
+        if len(device.running) != 1 or self.level >= STRICT or next(iter(device.running)) % EXPLORE:
+            return False
+        room_ns = candidate.deadline_ns - now_ns
+        if candidate.deadline_ns and ROOM * (candidate.mean_finish_ns - now_ns) > room_ns:
+            return False
+        return not _harms_mean(device, candidate, now_ns, ROOM)
+
+    def gain(
+        self, device: Device, queue: Queue, candidate: Candidate, beside: tuple[BatchClass, ...], now_ns: int
+    ) -> float:
+        """What a launch adds to the useful progress of what stays, see `staying`; 0 if it should wait."""
+        before = progress(device, beside)
+        with_it = list(beside)
+        insort(with_it, candidate.batch_class)
+        gain = progress(device, tuple(with_it)) - before
+        if not beside or gain > WORTH * before:
+            return max(gain, SMALLEST)
+        return SMALLEST if pressing_ns(queue, candidate, now_ns) <= now_ns else 0.0
+
+
+def staying(device: Device) -> tuple[tuple[BatchClass, ...], int]:
+    """What will still run when an order arrives that is given now, in order, and in how long the first of it ends."""
+    order_ns = device.order_ns
+    if not order_ns or not device.running:
+        return device.classes(), 0
+    stays: list[BatchClass] = []
+    next_ns = 0
+    for body, offset in zip(device.running.values(), device.finish_offsets(), strict=True):
+        if offset > order_ns:
+            insort(stays, body.batch_class)
+            next_ns = earlier(next_ns, offset)
+    return tuple(stays), next_ns
+
+
+def _harms_mean(device: Device, candidate: Candidate, now_ns: int, times: float) -> bool:
+    """Whether somebody who runs would be late in the mean if everything took so many times as long."""
+    offsets = device.finish_offsets(candidate.batch_class, candidate.forecast.work_ns)
+    return harms(device, [round(offset * times) for offset in offsets], now_ns, 0.95, 0.0)
 
 
 def pressing_ns(queue: Queue, candidate: Candidate, now_ns: int) -> int:
@@ -111,12 +208,17 @@ def pressing_ns(queue: Queue, candidate: Candidate, now_ns: int) -> int:
     return now_ns if at_ns <= now_ns else max(at_ns, now_ns + duration_ns // 16)
 
 
-def progress(device: Device, classes: Sequence[BatchClass]) -> float:
-    """Useful solo progress per unit of time: of the work that their items would take one by one."""
+def progress(device: Device, classes: tuple[BatchClass, ...]) -> float:
+    """Useful solo progress per unit of time: of the work that their items would take one by one. In order."""
     if not classes:
         return 0.0
-    rates = device.table.rates(tuple([device.table.mean(known) for known in sorted(classes)]))
-    return sum([rate * saved(device, known) for rate, known in zip(rates, sorted(classes), strict=True)])
+    device.refresh()
+    found = device.remembered.get(classes)
+    if found is None:
+        rates = device.table.rates(tuple([device.table.mean(known) for known in classes]))
+        found = sum([rate * saved(device, known) for rate, known in zip(rates, classes, strict=True)])
+        device.remember(classes, found)
+    return found
 
 
 def saved(device: Device, known: BatchClass) -> float:

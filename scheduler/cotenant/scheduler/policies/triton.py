@@ -45,7 +45,7 @@ class Triton:
         if gone.rejections or len(device.running) >= device.spec.max_concurrency:
             return gone
         wake_ns = gone.wake_ns
-        for queue in sorted(device.queues.values(), key=_oldest):
+        for queue in sorted(device.queues.values(), key=lambda q: (device.rank_of(q), _oldest(q))):
             if not may_run(device, queue, instances=1):
                 continue
             requests, until_ns = _batch(queue.spec, _in_order(queue), now_ns)
@@ -64,7 +64,7 @@ def _oldest(queue: Queue) -> tuple[int, int]:
 
 
 def _in_order(queue: Queue) -> list[Request]:
-    return sorted(queue, key=lambda r: (queue.urgency_of(r)[0], r.arrival_ns, r.request_id))
+    return sorted(queue, key=lambda r: (queue.level_of(r), r.arrival_ns, r.request_id))
 
 
 def _batch(spec: ModelSpec, waiting: Sequence[Request], now_ns: int) -> tuple[list[Request], int]:

@@ -2,7 +2,7 @@
 
 A learner is the predictor's own, one for each device. It is told of the same batches and tells the same estimates as
 the service would; after `learn_ns` it stops, and what it believes by then stands. `true` gives the core the device's
-own law (`true_rates.py`). `solo` tells solo times and no more, which leaves the scheduler on the safe side.
+own law (`true_rates.py`). `solo` tells nothing: the scheduler has solo measurements, and what it assumes of them.
 """
 
 from collections import OrderedDict

@@ -10,13 +10,15 @@ from functools import cache
 from pathlib import Path
 
 from cotenant.runtime.estimates import BatchClass
-from cotenant.scheduler.simulation import traces
+from cotenant.scheduler.simulation import observed_delays, traces
 from cotenant.scheduler.simulation.arrivals import Bursty, Diurnal, Periodic, Poisson, Process, Recorded, Stream
 from cotenant.scheduler.simulation.emulated_law import EmulatedLaw
 from cotenant.scheduler.simulation.laws import Law, work_ns
 from cotenant.scheduler.simulation.learned_law import LearnedLaw
 from cotenant.scheduler.simulation.measured_law import MeasuredLaw
 from cotenant.scheduler.simulation.models import SimulatedModel
+from cotenant.scheduler.simulation.observed_delays import AnyDelays
+from cotenant.scheduler.simulation.timing import Delays
 from cotenant.scheduler.simulation.world import LEARNED, MEASURED, ArrivalsTable, ModelTable, World
 
 
@@ -43,6 +45,8 @@ def models(world: World, setting: Setting, law: Law) -> list[SimulatedModel]:
             table.time_scale,
             table.priority,
             clients=table.clients or _clients(world, table),
+            tenants=tuple(table.tenants.items()),
+            instances=table.instances,
         )
         found += [replace(one, name=name) for name in _names(table)]
     wanted = [table.devices for table in world.models for _ in range(table.copies)]
@@ -101,6 +105,14 @@ def _unplaced(world: World) -> list[SimulatedModel]:
     ]
 
 
+def delays(world: World) -> AnyDelays:
+    """What lies between the services. Raises ValueError or OSError for a log or load that is none."""
+    told = world.delays
+    if told.log:
+        return observed_delays.read(world.path(told.log), world.path(told.load) if told.load else None)
+    return Delays(*(round(us * 1e3) for us in (told.order_us, told.report_us, told.answer_us)))
+
+
 # ---- arrivals
 
 
@@ -113,7 +125,7 @@ def streams(world: World, setting: Setting) -> list[Stream]:
             continue
         rates = {name: _rate(world, table) * setting.rate for name in _names(table)}
         told = table.arrivals or world.arrivals
-        if table.arrivals is None and told.kind == "trace" and told.format != "disb":
+        if table.arrivals is None and told.kind == "trace" and told.format not in {"disb", "load"}:
             shared |= rates
             continue
         found += [Stream(_process(world, told, setting, name), {name: rate}) for name, rate in rates.items()]
@@ -144,6 +156,8 @@ def _trace(path: Path, told: ArrivalsTable, setting: Setting, model: str) -> Pro
             process: Process = _azure(path)
         case "disb":
             process = _disb(path, told.task)[0]
+        case "load":
+            process = traces.load(path, model)
         case _:
             process = traces.seconds(path, model)
     if isinstance(process, Recorded) and told.speed:

@@ -114,8 +114,10 @@ class PhasedDevice:
         self._run_to(float(now_ns))
         if len(self._bodies) == 1:
             self._bodies[0].enters()
-        noise = self._law.noise(batch_class) if self._noise is None else self._noise
-        scale = self._random.lognormvariate(0.0, noise) if noise else 1.0
+        if self._noise is None:
+            scale = self._law.scale(batch_class, now_ns, self._random)
+        else:
+            scale = self._random.lognormvariate(0.0, self._noise) if self._noise else 1.0
         self._bodies.append(_Body(key, self._law.parts(batch_class), scale))
         self._settle()
 

@@ -10,6 +10,7 @@ up. What leaves the law with more than one unit of SMs or DRAM in use is scaled 
 docs/simulate.md tells how far this is from the device kernel by kernel.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -30,7 +31,7 @@ from cotenant.executor.emulated_gpu import (
 )
 from cotenant.executor.phases import Cut
 from cotenant.runtime.estimates import BatchClass, Phase
-from cotenant.scheduler.simulation.laws import Memo, Part
+from cotenant.scheduler.simulation.laws import Memo, Part, Unrecorded
 
 LEAST_KERNELS = 24  # of each of two phases that are run beside each other, and at least thrice all it has
 _LEAST_RATE = 1e-3
@@ -58,12 +59,16 @@ class _Course(NamedTuple):
 
 
 class _Stages:
-    """All phases that were met under one law, numbered, with the kernels they consist of."""
+    """All phases that were met under one law, numbered, with the kernels they consist of.
+
+    A number follows from what the phase is of and not from what was met before, so that neither the order of a set
+    nor who of two begins in the middle (`loop_rates`) depends on what else was simulated.
+    """
 
     def __init__(self, law: str) -> None:
         self._law = law
-        self._means: list[Kernel] = []
-        self._kernels: list[Sequence[Kernel]] = []
+        self._means: dict[int, Kernel] = {}
+        self._kernels: dict[int, Sequence[Kernel]] = {}
         self._courses: dict[tuple[Recipe, int], _Course] = {}
         self._extra: dict[tuple[int, int], tuple[float, float]] = {}
         self._memo = Memo()
@@ -71,18 +76,20 @@ class _Stages:
     def course(self, recipe: Recipe, batch_size: int) -> _Course:
         found = self._courses.get((recipe, batch_size))
         if found is None:
-            found = self._courses[recipe, batch_size] = self._cut(recipe.kernels(batch_size))
+            found = self._courses[recipe, batch_size] = self._cut(recipe, batch_size)
         return found
 
-    def _cut(self, kernels: list[Kernel]) -> _Course:
+    def _cut(self, recipe: Recipe, batch_size: int) -> _Course:
+        kernels = recipe.kernels(batch_size)
         whole = profiled(kernels)
         total_ns = sum(k.duration_ns + LAUNCH_GAP_NS for k in kernels)
         parts: list[Part] = []
         for phase, own in _grouped(kernels, whole.phases or (Phase(1.0, whole.demand, whole.kernel_ns),), total_ns):
             sm, l2, dram = phase.demand
-            parts.append(Part(len(self._means), sum(k.duration_ns + LAUNCH_GAP_NS for k in own)))
-            self._means.append(Kernel(phase.kernel_ns, sm, dram, l2))
-            self._kernels.append(own)
+            number = _number(f"{recipe.personality} {recipe.time_scale} {batch_size} {len(parts)}")
+            parts.append(Part(number, sum(k.duration_ns + LAUNCH_GAP_NS for k in own)))
+            self._means[number] = Kernel(phase.kernel_ns, sm, dram, l2)
+            self._kernels[number] = own
         squares = sum(k.duration_ns**2 for k in kernels) / sum(k.duration_ns for k in kernels) ** 2
         sm_ns = sum(k.duration_ns * k.sm for k in kernels)
         dram_ns = sum(k.duration_ns * k.dram for k in kernels)
@@ -118,6 +125,10 @@ class _Stages:
             mine, theirs = (1.0 / true - 1.0 / mean for true, mean in zip(truly, by_means, strict=True))
             found = self._extra[one, other] = (mine, theirs)
         return found
+
+
+def _number(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest())
 
 
 def _grouped(
@@ -167,7 +178,7 @@ def _stages(law: str) -> _Stages:
     return _Stages(law)
 
 
-class EmulatedLaw:
+class EmulatedLaw(Unrecorded):
     """See the module's text."""
 
     def __init__(self, models: Mapping[str, Recipe], concurrency: int, law: str = FAIR) -> None:

@@ -20,6 +20,7 @@ from cotenant.scheduler import events as ev
 from cotenant.scheduler.core import Core, CoreConfig
 from cotenant.scheduler.policies import POLICIES
 from cotenant.scheduler.record import Recorder
+from cotenant.scheduler.settings import FAIR_TURN_NS, TenantSettings
 from cotenant.scheduler.simulation.arrivals import Poisson, Stream, merged
 from cotenant.scheduler.simulation.beliefs import SOLO, TRUE, Beliefs
 from cotenant.scheduler.simulation.clients import Clients
@@ -28,16 +29,10 @@ from cotenant.scheduler.simulation.emulated_law import EmulatedLaw
 from cotenant.scheduler.simulation.executors import RESOURCES, SimulatedExecutor, spec
 from cotenant.scheduler.simulation.laws import Law
 from cotenant.scheduler.simulation.models import SimulatedModel, solo_runs, solo_times
+from cotenant.scheduler.simulation.observed_delays import AnyDelays
 from cotenant.scheduler.simulation.outcome import ModelOutcome, SimulationOutcome
-from cotenant.scheduler.simulation.timing import (
-    FOREVER_NS,
-    MEASURED_DELAYS,
-    PUSH_NS,
-    RETRY_NS,
-    START_NS,
-    TELL_NS,
-    Delays,
-)
+from cotenant.scheduler.simulation.tenant_outcomes import TenantOutcomes
+from cotenant.scheduler.simulation.timing import FOREVER_NS, MEASURED_DELAYS, PUSH_NS, RETRY_NS, START_NS, TELL_NS
 from cotenant.scheduler.simulation.true_rates import TrueRates
 
 TIMED_EVERY = 11  # calls of the core: reading the clock of a thread costs some us
@@ -69,12 +64,16 @@ class Simulation:
         streams: Sequence[Stream] | None = None,
         noise: float | None = None,
         timed: bool = False,
-        delays: Delays = MEASURED_DELAYS,
+        delays: AnyDelays = MEASURED_DELAYS,
+        warmup_ns: int = 0,
         observer: Callable[[ev.BatchFinished], None] | None = None,
+        tenants: tuple[TenantSettings, ...] = (),
+        fair_turn_ns: int = FAIR_TURN_NS,
     ) -> None:
         """`kind` is `kernels`, or `phases`, by `custom_law` or the emulated GPU's `law`. `learn_ns` ends learning.
 
-        `streams` are the arrivals; without, each model's are Poisson. `timed` measures the core's share of CPU time.
+        What arrives in the first `warmup_ns` is served, and not counted. `streams` are the arrivals; without, each
+        model's are Poisson. `timed` measures the core's share of CPU time.
         Raises ValueError for what there is none of.
         """
         if record and predictor == TRUE:
@@ -82,8 +81,16 @@ class Simulation:
                 "a simulation by true rates leaves no log: they are not estimates that a replay could read"
             )
         self.models = {model.name: model for model in models}
-        self.delays, self.core_ns, self._timed = delays, 0, timed
-        config = CoreConfig(policy=policy, level=level, answer_overhead_ns=delays.answer_ns)
+        self.delays, self._drawn, self.core_ns, self._timed = delays.least, delays.sampler(seed), 0, timed
+        config = CoreConfig(
+            policy=policy,
+            level=level,
+            answer_overhead_ns=self._drawn.guess_ns,
+            tenants=tenants,
+            fair_turn_ns=fair_turn_ns,
+        )
+        told_apart = tenants or any(model.tenants for model in models)
+        self._tenants = TenantOutcomes() if told_apart else None
         self.core = Core(config, POLICIES[policy](level))
         self.law = custom_law or EmulatedLaw({m.name: m.recipe for m in models}, concurrency, law)
         self._kind, self._seed = kind, seed
@@ -91,7 +98,9 @@ class Simulation:
         self._observer = observer
         self._heap: list[tuple[int, int, _Due, str]] = []
         self._order = self._calls = 0
-        self._clients = Clients()
+        self._clients = Clients(seed)
+        self._warmup_ns, self._counted_from_ns = warmup_ns, START_NS + warmup_ns
+        self._uncounted: set[int] = set()  # ids of requests that came before
         self._wakes: set[int] = set()
         self._version = 0
         self._pushed_ns = 0
@@ -133,7 +142,9 @@ class Simulation:
 
     def steps(self, duration_ns: int) -> Iterator[int]:
         """Runs, and yields how far it has come, in ns from the beginning, now and then; `outcome` fills meanwhile."""
-        self.outcome = outcome = SimulationOutcome({name: ModelOutcome() for name in self.models}, duration_ns)
+        self.outcome = outcome = SimulationOutcome(
+            {name: ModelOutcome() for name in self.models}, duration_ns - self._warmup_ns, tenants=self._tenants
+        )
         if self._recorder:
             self._recorder.start(self.core)
         self._clients.end_ns = START_NS + duration_ns
@@ -149,7 +160,10 @@ class Simulation:
             events: list[ev.Event] = []
             while arrival is not None and (at_ns := arrival.request.arrival_ns) <= now_ns:
                 now_ns = at_ns
-                events.append(arrival)
+                if delay_ns := self._drawn.arrive(at_ns):
+                    self._at(at_ns + delay_ns, arrival)
+                else:
+                    events.append(arrival)
                 arrival = next(arrivals, None)
             if self._happen(now_ns, events, outcome) or events:
                 self._handle(now_ns, events, outcome)
@@ -184,6 +198,8 @@ class Simulation:
         if now_ns >= self._pushed_ns + PUSH_NS:
             self._pushed_ns = now_ns
             events += self._push()
+        if overhead_ns := self._drawn.told(now_ns):
+            events.append(ev.AnswerOverheadMeasured(overhead_ns))
         self._calls += 1
         if self._timed and self._calls % TIMED_EVERY == 0:
             began_ns = thread_time_ns()
@@ -196,10 +212,14 @@ class Simulation:
         for action in actions:
             match action:
                 case ev.Launch():
-                    self._at(now_ns + self.delays.order_ns, action.batch, action.device_id)
+                    if self._tenants:
+                        self._tenants.launched(action.batch)
+                    self._at(now_ns + self._drawn.order(now_ns), action.batch, action.device_id)
                 case ev.Refuse():
                     model = self._models_of.pop(action.request_id)
-                    outcome.models[model].refused += 1
+                    outcome.models[model].refused += action.request_id not in self._uncounted
+                    if self._tenants:
+                        self._tenants.refused(action)
                     self._answered(model, now_ns + RETRY_NS)
                 case ev.WakeAt() if action.at_ns not in self._wakes:
                     self._wakes.add(action.at_ns)
@@ -251,7 +271,12 @@ class Simulation:
         """Keeps what clients and the predictor see of an event."""
         if isinstance(event, ev.RequestArrived):
             self._models_of[event.request.request_id] = event.request.model
-            outcome.models[event.request.model].offered += 1
+            if event.request.arrival_ns < self._counted_from_ns:
+                self._uncounted.add(event.request.request_id)
+            else:
+                outcome.models[event.request.model].offered += 1
+            if self._tenants:
+                self._tenants.offered(event.request)
         elif isinstance(event, ev.BatchFinished) and event.forecast:
             outcome.batches += 1
             outcome.errors.append(abs(event.forecast.duration_ns - event.duration_ns) / event.duration_ns)
@@ -273,7 +298,7 @@ class Simulation:
     def _start(self, executor: SimulatedExecutor, batch: ev.Batch, now_ns: int) -> None:
         """An order reaches its executor."""
         if told := executor.start(batch, now_ns):
-            self._at(now_ns + self.delays.report_ns, told)
+            self._at(now_ns + self._drawn.report(now_ns), told)
         self._watch(executor, now_ns)
 
     def _watch(self, executor: SimulatedExecutor, now_ns: int) -> None:
@@ -285,15 +310,15 @@ class Simulation:
     def _collect(self, executor: SimulatedExecutor, now_ns: int, outcome: SimulationOutcome) -> None:
         """Ends what has ended on a device, answers its clients, and watches for the next."""
         for batch, finished in executor.ended(now_ns):
-            answered_ns = finished.at_ns + self.delays.answer_ns
+            answered_ns = finished.at_ns + self._drawn.answer(now_ns)
             for request in batch.requests:
-                model = outcome.models[request.model]
-                model.latencies_ns.append(answered_ns - request.arrival_ns)
                 late = 0 < request.deadline_ns < answered_ns
-                model.late += late
-                model.in_time += not late
+                if request.request_id not in self._uncounted:
+                    outcome.models[request.model].answered(answered_ns - request.arrival_ns, late=late)
+                if self._tenants:
+                    self._tenants.answered(request, answered_ns - request.arrival_ns, late=late)
                 self._models_of.pop(request.request_id, None)
                 self._answered(request.model, answered_ns)
-            self._at(finished.at_ns + self.delays.report_ns, finished)
+            self._at(finished.at_ns + self._drawn.report(now_ns), finished)
         executor.watched_ns = 0
         self._watch(executor, now_ns)

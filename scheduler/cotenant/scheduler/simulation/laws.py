@@ -7,10 +7,13 @@ are looked up: sets come again and again, and a look-up costs less than anything
 runs beside it. The first budget of every law is progress itself, in units of the most that a device ever makes.
 """
 
+import random
+from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol
 
 from cotenant.executor.phases import Cut
 from cotenant.runtime.estimates import BatchClass
+from cotenant.scheduler.events import Profile
 
 MEMO_LIMIT = 2**20  # sets; bounds memory to some hundred MB
 
@@ -37,6 +40,14 @@ class Law(Protocol):
         """Relative standard deviation of the work of a batch of this class."""
         ...
 
+    def scale(self, batch_class: BatchClass, now_ns: int, rng: random.Random) -> float:
+        """What the work of a batch that begins now is multiplied with."""
+        ...
+
+    def measured(self, batch_class: BatchClass) -> Profile | None:
+        """The solo measurement of a class, where one was recorded."""
+        ...
+
     def profile(self, batch_class: BatchClass) -> Cut:
         """What a profiler would tell of a class if it did not err; without demands where nothing tells them."""
         ...
@@ -44,6 +55,23 @@ class Law(Protocol):
     def spent(self, batch_class: BatchClass) -> tuple[float, ...]:
         """What a batch takes of each budget at least, in ns."""
         ...
+
+
+class Unrecorded(ABC):
+    """What is the same for all laws that no log was recorded of."""
+
+    @abstractmethod
+    def noise(self, batch_class: BatchClass) -> float:
+        """See `Law.noise`."""
+
+    def scale(self, batch_class: BatchClass, now_ns: int, rng: random.Random) -> float:  # noqa: ARG002
+        """See `Law.scale`: log-normal, whenever it begins."""
+        noise = self.noise(batch_class)
+        return rng.lognormvariate(0.0, noise) if noise else 1.0
+
+    def measured(self, batch_class: BatchClass) -> Profile | None:  # noqa: ARG002
+        """See `Law.measured`."""
+        return None
 
 
 def work_ns(law: Law, batch_class: BatchClass) -> float:

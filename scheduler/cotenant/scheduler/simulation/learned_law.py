@@ -1,13 +1,16 @@
 """What a predictor had learned for a law: devices that behave exactly as the estimates at the end of a log say.
 
 This is how a live run is simulated: record it, then simulate with its log. Solo times, phases and rates are those of
-the last estimates of the log's first device; the noise of a batch is what its batches that ran alone showed.
+the last estimates of the log's first device, and what was measured alone is told again. A batch takes as many times
+what the law says as a batch of its model did in the log about as long after the first arrival: a host that was busy
+then is busy again.
 """
 
-import math
-import statistics
+import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import msgspec
 
 from cotenant.executor.phases import Cut
 from cotenant.runtime.estimates import BatchClass, ClassEstimate, EstimateTable, Phase, Stage
@@ -15,9 +18,10 @@ from cotenant.scheduler import events as ev
 from cotenant.scheduler import record
 from cotenant.scheduler.simulation.laws import Memo, Part
 from cotenant.scheduler.simulation.measured_law import between
+from cotenant.scheduler.simulation.near import Near, Seen
 from cotenant.scheduler.snapshot import Snapshot
 
-_NOISE = 0.03  # where fewer than ten batches of a class ran alone
+NOISE = 0.03  # of a model of which no batch ran
 
 
 class LearnedLaw:
@@ -26,7 +30,8 @@ class LearnedLaw:
     def __init__(self, path: Path, aliases: Mapping[str, str], concurrency: int) -> None:
         """`aliases` tells what the log calls a model. Raises ValueError for a log without estimates of a model."""
         self._aliases, self._concurrency = aliases, concurrency
-        self._table, self._profiles, self._noise = _last(path)
+        learned = _last(path)
+        self._table, self._profiles = learned.table, learned.profiles
         self._versions: dict[str, BatchClass] = {}
         for known in (*self._profiles, *self._table.classes):
             self._versions.setdefault(known.model, known)
@@ -36,6 +41,21 @@ class LearnedLaw:
         self._stages: list[Stage] = []
         self._parts: dict[BatchClass, tuple[Part, ...]] = {}
         self._memo = Memo()
+        self._ratios = self._compared(learned)
+
+    def _compared(self, learned: "_Learned") -> dict[str, Near[float]]:
+        """By model, how many times as long as the law says its batches took."""
+        seen: dict[str, list[Seen[float]]] = {}
+        for batch in learned.batches:
+            work = self._work_ns(batch.batch_class)
+            done = sum(
+                part.duration_ns * self._table.progress_rate(batch.batch_class, part.co_runners)
+                for part in batch.slices
+            )
+            if done > 0.0:
+                at_ns = batch.started_ns - learned.first_ns
+                seen.setdefault(batch.batch_class.model, []).append(Seen(at_ns, done / work))
+        return {model: Near(ratios) for model, ratios in seen.items()}
 
     def _known(self, batch_class: BatchClass) -> BatchClass:
         """The class as the log calls it."""
@@ -81,9 +101,19 @@ class LearnedLaw:
             found = self._memo.keep(numbers, tuple(self._table.rates(stages)))
         return found
 
-    def noise(self, batch_class: BatchClass) -> float:
-        """See `Law.noise`."""
-        return self._noise.get(self._known(batch_class), _NOISE)
+    def noise(self, batch_class: BatchClass) -> float:  # noqa: ARG002
+        """See `Law.noise`: what `scale` has is not put into one figure."""
+        return NOISE
+
+    def scale(self, batch_class: BatchClass, now_ns: int, rng: random.Random) -> float:
+        """See `Law.scale`."""
+        near = self._ratios.get(self._aliases[batch_class.model])
+        return near.draw(now_ns, rng.random) if near else rng.lognormvariate(0.0, NOISE)
+
+    def measured(self, batch_class: BatchClass) -> ev.Profile | None:
+        """See `Law.measured`."""
+        found = self._profiles.get(self._known(batch_class))
+        return found and msgspec.structs.replace(found, batch_class=batch_class)
 
     def profile(self, batch_class: BatchClass) -> Cut:
         """See `Law.profile`."""
@@ -97,36 +127,53 @@ class LearnedLaw:
         return (sum(part.work_ns for part in self.parts(batch_class)) / self._concurrency,)
 
 
-def _last(path: Path) -> tuple[EstimateTable, dict[BatchClass, ev.Profile], dict[BatchClass, float]]:
-    """The estimates, solo measurements and noise that a log tells of its first device."""
-    table, profiles = EstimateTable(), dict[BatchClass, ev.Profile]()
-    ratios: dict[BatchClass, list[float]] = {}
-    device_id = ""
+class _Learned(msgspec.Struct):
+    """What a log tells of its first device."""
+
+    table: EstimateTable
+    profiles: dict[BatchClass, ev.Profile] = {}
+    batches: list[ev.BatchFinished] = []
+    device_id: str = ""
+    first_ns: int = 0  # the first arrival
+
+    def take_snapshot(self, snapshot: Snapshot) -> None:
+        """What was known when a part of the log began."""
+        for kept in snapshot.tables:
+            self.device_id = self.device_id or kept.device_id
+            if kept.device_id == self.device_id:
+                self.table.update(kept.classes, kept.sets, complete=True)
+        for device in snapshot.devices:
+            if device.device.device_id == self.device_id:
+                self.profiles |= {profile.batch_class: profile for profile in device.profiles}
+
+    def take(self, event: ev.Event) -> None:
+        """Something that happened."""
+        match event:
+            case ev.RequestArrived():
+                self.first_ns = self.first_ns or event.request.arrival_ns
+            case ev.DeviceJoined() if self.device_id in ("", event.device.device_id):
+                self.device_id = event.device.device_id
+                self.profiles |= {profile.batch_class: profile for profile in event.profiles}
+            case ev.ClassProfiled() if event.device_id == self.device_id:
+                self.profiles[event.profile.batch_class] = event.profile
+            case ev.EstimatesPushed() if event.device_id == self.device_id:
+                self.table.update(event.classes, event.sets, complete=event.complete)
+            case ev.BatchFinished() if event.device_id == self.device_id and not event.failed:
+                self.batches.append(event)
+            case _:
+                pass
+
+
+def _last(path: Path) -> _Learned:
+    """What was known of a log's first device when it ended, and what ran there."""
+    learned = _Learned(EstimateTable())
     for entry in _records(path):
         if isinstance(entry, Snapshot):
-            for kept in entry.tables:
-                device_id = device_id or kept.device_id
-                if kept.device_id == device_id:
-                    table.update(kept.classes, kept.sets, complete=True)
-            for device in entry.devices:
-                if device.device.device_id == device_id:
-                    profiles |= {profile.batch_class: profile for profile in device.profiles}
+            learned.take_snapshot(entry)
         elif isinstance(entry, record.Group):
             for event in entry.events:
-                match event:
-                    case ev.DeviceJoined() if not device_id or event.device.device_id == device_id:
-                        device_id = event.device.device_id
-                        profiles |= {profile.batch_class: profile for profile in event.profiles}
-                    case ev.ClassProfiled() if event.device_id == device_id:
-                        profiles[event.profile.batch_class] = event.profile
-                    case ev.EstimatesPushed() if event.device_id == device_id:
-                        table.update(event.classes, event.sets, complete=event.complete)
-                    case ev.BatchFinished() if not event.failed and not any(s.co_runners for s in event.slices):
-                        ratios.setdefault(event.batch_class, []).append(math.log(max(1, event.duration_ns)))
-                    case _:
-                        pass
-    noise = {known: statistics.stdev(logs) for known, logs in ratios.items() if len(logs) >= 10}
-    return table, profiles, noise
+                learned.take(event)
+    return learned
 
 
 def _records(path: Path) -> Iterator[record.Record]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from cotenant.executor.phases import Cut
 from cotenant.runtime.estimates import BatchClass
-from cotenant.scheduler.simulation.laws import Memo, Part
+from cotenant.scheduler.simulation.laws import Memo, Part, Unrecorded
 
 NOISE = 0.02  # relative standard deviation of a batch's work: repeat noise of measured pairs on GPUs is 1 to 3 %
 
@@ -25,7 +25,7 @@ _Sized = tuple[str, int]  # model and batch size
 _Key = tuple[_Sized, tuple[_Sized, ...]]
 
 
-class MeasuredLaw:
+class MeasuredLaw(Unrecorded):
     """See the module's text."""
 
     def __init__(

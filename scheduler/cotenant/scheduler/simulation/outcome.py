@@ -2,6 +2,10 @@
 
 from array import array
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cotenant.scheduler.simulation.tenant_outcomes import TenantOutcomes
 
 
 def _instants() -> "array[int]":
@@ -21,6 +25,12 @@ class ModelOutcome:
     late: int = 0
     refused: int = 0
     latencies_ns: "array[int]" = field(default_factory=_instants)
+
+    def answered(self, latency_ns: int, *, late: bool) -> None:
+        """One more answer."""
+        self.latencies_ns.append(latency_ns)
+        self.late += late
+        self.in_time += not late
 
     @property
     def slo_attainment(self) -> float:
@@ -45,6 +55,7 @@ class SimulationOutcome:
     busy_ns: int = 0
     dropped: int = 0  # launches whose latest start had passed when they reached their device
     core_ns: int = field(default=0, compare=False)  # CPU time spent in the core
+    tenants: "TenantOutcomes | None" = None  # none where nobody is told apart
 
     @property
     def offered(self) -> int:

@@ -13,7 +13,7 @@ import msgspec
 from cotenant.scheduler.simulation.building import Setting
 from cotenant.scheduler.simulation.study import Study
 
-TOLERANCE = 1.02  # a rate is found to so large a factor
+TOLERANCE = 1.03  # a rate is found to so large a factor
 FURTHEST = 2.0**12  # rates beyond this factor of the world's, either way, are not tried
 MOST_DEVICES = 4096
 

@@ -7,22 +7,25 @@ above what a request alone would take, and the throughput of everything.
 import gc
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from cotenant.runtime import tenant_names
 from cotenant.runtime.estimates import BatchClass
 from cotenant.scheduler import events as ev
+from cotenant.scheduler.settings import Settings
 from cotenant.scheduler.simulation import building, clairvoyant
 from cotenant.scheduler.simulation.building import Setting
 from cotenant.scheduler.simulation.engine import KERNELS, PHASES, Simulation
 from cotenant.scheduler.simulation.laws import Law, work_ns
 from cotenant.scheduler.simulation.models import SimulatedModel
 from cotenant.scheduler.simulation.outcome import ModelOutcome, SimulationOutcome
-from cotenant.scheduler.simulation.timing import FOREVER_NS, Delays
+from cotenant.scheduler.simulation.timing import FOREVER_NS, START_NS
 from cotenant.scheduler.simulation.world import CLAIRVOYANT, World, named
+from cotenant.scheduler.tenants import Tenants
 
 Tell = Callable[[float], None]  # how much of a simulation is done, 0 to 1
 
@@ -36,6 +39,21 @@ class ModelRow(msgspec.Struct, frozen=True):
     in_time: int
     late: int
     refused: int
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+class TenantRow(msgspec.Struct, frozen=True):
+    """What clients of one tenant saw, and its share of the work that was launched."""
+
+    tenant: str
+    weight: float
+    offered: int
+    in_time: int
+    late: int
+    refused: int
+    over_quota: int
+    work_share: float | None
     p50_ms: float | None
     p99_ms: float | None
 
@@ -68,6 +86,7 @@ class Row(msgspec.Struct, frozen=True):
     within_bound: float | None = None
     core_s: float | None = None
     models: tuple[ModelRow, ...] = ()
+    tenants: tuple[TenantRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +105,7 @@ class Study:
         """Raises ValueError or OSError for files of the world that are not what they should be."""
         self.world = world
         self.law: Law = building.law(world)
+        self.delays = building.delays(world)
 
     def run(
         self, entry: str, setting: Setting, seed: int, tell: Tell = lambda _: None, extras: Extras = Extras()
@@ -95,16 +115,18 @@ class Study:
         began_s = time.process_time()
         if entry.partition(":")[0] == CLAIRVOYANT:
             return self._bound(models, setting, seed, began_s)
-        simulation = self._simulation(entry, models, setting, seed, extras)
-        duration_ns = round(self.world.seconds * 1e9)
+        gc.disable()
         try:
+            simulation = self._simulation(entry, models, setting, seed, extras)
+            duration_ns = round(self.world.seconds * 1e9)
             for i, done_ns in enumerate(simulation.steps(duration_ns)):
                 if i == 0:  # what joining has made stays, and need not be looked at again and again
-                    gc.collect()
                     gc.freeze()
+                    gc.enable()
                 tell(min(1.0, done_ns / duration_ns))
         finally:
             gc.unfreeze()
+            gc.enable()
         cpu_s = time.process_time() - began_s
         return self._row(entry, models, setting, seed, simulation.outcome, cpu_s, timed=extras.timed)
 
@@ -112,7 +134,9 @@ class Study:
         """Requests that arrive, without those of closed loops, which depend on the answers."""
         models = building.models(self.world, setting, self.law)
         simulation = self._simulation("edf:solo", models, setting, seed, Extras())
-        return sum(1 for _ in simulation.requests(round(self.world.seconds * 1e9)))
+        from_ns = START_NS + round(self.world.warmup_seconds * 1e9)
+        requests = simulation.requests(round(self.world.seconds * 1e9))
+        return sum(request.arrival_ns >= from_ns for request in requests)
 
     def missed(self, entry: str, setting: Setting, seed: int, at_most: float) -> int:
         """Requests that were not answered in time, or of those the first that are more than `at_most`."""
@@ -133,7 +157,6 @@ class Study:
     ) -> Simulation:
         world = self.world
         policy, predictor = named(entry, world.predictor)
-        delays = world.delays
         return Simulation(
             models,
             devices=setting.devices or world.devices.count,
@@ -150,8 +173,11 @@ class Study:
             streams=building.streams(world, setting),
             noise=world.devices.noise,
             timed=extras.timed,
-            delays=Delays(*(round(us * 1e3) for us in (delays.order_us, delays.report_us, delays.answer_us))),
+            warmup_ns=round(self.world.warmup_seconds * 1e9),
+            delays=self.delays,
             observer=extras.observer,
+            tenants=tuple(table.settings() for table in world.tenants),
+            fair_turn_ns=round(world.fair_turn_ms * 1e6),
         )
 
     def _bound(self, models: Sequence[SimulatedModel], setting: Setting, seed: int, began_s: float) -> Row:
@@ -210,7 +236,7 @@ class Study:
             cpu_s,
             latency_ms,
             increase,
-            answered / self.world.seconds,
+            answered / (self.world.seconds - self.world.warmup_seconds),
             batches,
             outcome.dropped,
             outcome.co_runner_ns / outcome.busy_ns if outcome.busy_ns else None,
@@ -219,20 +245,42 @@ class Study:
             outcome.covered / batches if batches else None,
             outcome.core_ns / 1e9 if timed else None,
             tuple(_model_row(model, outcome.models[model.name]) for model in models),
+            tuple(self._tenant_rows(outcome)),
         )
+
+    def _tenant_rows(self, outcome: SimulationOutcome) -> Iterator[TenantRow]:
+        found = outcome.tenants.of if outcome.tenants else {}
+        all_ns = sum(seen.work_ns for seen in found.values())
+        known = Tenants(Settings("", 0.5, tenants=tuple(table.settings() for table in self.world.tenants)))
+        for name in sorted(found):
+            seen = found[name]
+            latencies = sorted(seen.latencies_ns)
+            p50, p99 = _percentile(latencies, 0.5), _percentile(latencies, 0.99)
+            yield TenantRow(
+                tenant_names.shown(name),
+                known.weight(name),
+                seen.offered,
+                seen.in_time,
+                seen.late,
+                seen.refused,
+                seen.over_quota,
+                seen.work_ns / all_ns if all_ns else None,
+                None if p50 is None else p50 / 1e6,
+                None if p99 is None else p99 / 1e6,
+            )
 
     def _realtime(
         self, models: Sequence[SimulatedModel], outcome: SimulationOutcome
     ) -> tuple[float | None, float | None]:
         """Mean latency of answered requests with an SLO, in ms, and the mean of what it is above alone, as a share."""
-        delays = self.world.delays
+        delays = self.delays.least
         total_ns = increase = 0.0
         count = 0
         for model in models:
             latencies = outcome.models[model.name].latencies_ns
             if not model.slo_ns or not latencies:
                 continue
-            alone_ns = work_ns(self.law, BatchClass(model.name, "1", 1)) + (delays.order_us + delays.answer_us) * 1e3
+            alone_ns = work_ns(self.law, BatchClass(model.name, "1", 1)) + delays.order_ns + delays.answer_ns
             own_ns = float(sum(latencies))
             total_ns += own_ns
             increase += own_ns / alone_ns - len(latencies)

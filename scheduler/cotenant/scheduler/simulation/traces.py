@@ -10,9 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from cotenant.scheduler.simulation.arrivals import Periodic, Poisson, Process, Recorded
 
-SECONDS, AZURE_LLM, DISB = FORMATS = ("seconds", "azure-llm", "disb")
+SECONDS, AZURE_LLM, DISB, LOAD = FORMATS = ("seconds", "azure-llm", "disb", "load")
 
 
 def seconds(path: Path, model: str, speed: float = 0.0) -> Recorded:
@@ -37,6 +39,43 @@ def seconds(path: Path, model: str, speed: float = 0.0) -> Recorded:
             if name in ("", model):
                 found.append(at_s)
     return Recorded(tuple(sorted(at_s - (first_s or 0.0) for at_s in found)), speed)
+
+
+class _Requests(msgspec.Struct):
+    """Columns of a load's document: of each request its model's number, and when it was meant to be sent."""
+
+    model: list[int]
+    at_us: list[int]
+
+
+class _Model(msgspec.Struct):
+    name: str
+
+
+class _Configuration(msgspec.Struct):
+    models: list[_Model]
+
+
+class _Load(msgspec.Struct):
+    """What is read of a load's document (docs/load.md)."""
+
+    configuration: _Configuration
+    requests: _Requests
+
+
+def load(path: Path, model: str, speed: float = 0.0) -> Recorded:
+    """The requests of `model` that `cotenant load --json` wrote of; instants count from the first of any model.
+
+    Raises ValueError that names the file where it is no such document.
+    """
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=_Load)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{path}: not a result of `cotenant load --json`: {error}") from error
+    names = [one.name for one in found.configuration.models]
+    first_us = min(found.requests.at_us, default=0)
+    sent = zip(found.requests.at_us, found.requests.model, strict=True)
+    return Recorded(tuple([(at_us - first_us) / 1e6 for at_us, number in sent if names[number] == model]), speed)
 
 
 _HEADERS = ("seconds", "time", "timestamp")

@@ -11,7 +11,10 @@ import msgspec
 
 from cotenant.executor.emulated_gpu import LAWS, personalities
 from cotenant.predictor import learners
+from cotenant.runtime import tenant_names
+from cotenant.scheduler import settings
 from cotenant.scheduler.policies import POLICIES
+from cotenant.scheduler.settings import FAIR_TURN_NS, Settings, TenantSettings
 from cotenant.scheduler.simulation.beliefs import SOLO, TRUE
 
 CLAIRVOYANT = "clairvoyant"  # stands among policies, and is the bound that none exceeds
@@ -32,13 +35,13 @@ class ArrivalsTable(_Table, frozen=True):
     curve: tuple[float, ...] = ()
     period_s: float = 60.0
     file: str = ""
-    format: Literal["seconds", "azure-llm", "disb"] = "seconds"
+    format: Literal["seconds", "azure-llm", "disb", "load"] = "seconds"
     task: str = ""
     speed: float = 0.0
 
 
 class ModelTable(_Table, frozen=True):
-    """A model, or `copies` of one. `rate` is in requests per s for each of them."""
+    """A model, or `copies` of one. `rate` is in requests per s for each of them; `instances` 0 stands for no limit."""
 
     name: str
     personality: str = ""
@@ -50,7 +53,9 @@ class ModelTable(_Table, frozen=True):
     devices: int = 0
     copies: int = 1
     clients: int = 0
+    instances: int = 0
     work_ms: dict[str, float] = {}
+    tenants: dict[str, float] = {}
     arrivals: ArrivalsTable | None = None
 
 
@@ -67,11 +72,39 @@ class DevicesTable(_Table, frozen=True):
 
 
 class DelaysTable(_Table, frozen=True):
-    """What lies between the services."""
+    """What lies between the services: told, or as a log and the document of its load have them."""
 
     order_us: float = 400.0
     report_us: float = 300.0
     answer_us: float = 500.0
+    log: str = ""
+    load: str = ""
+
+
+class TenantTable(_Table, frozen=True):
+    """What a tenant may, and how it counts; what is left out is as for "*" (docs/tenants.md)."""
+
+    name: str
+    weight: float | None = None
+    requests_per_s: float | None = None
+    burst_requests: int | None = None
+    device_share: float | None = None
+    burst_work_ms: float | None = None
+    max_pending: int | None = None
+
+    def settings(self) -> TenantSettings:
+        """As a scheduler is told."""
+        burst_ns = None if self.burst_work_ms is None else round(self.burst_work_ms * 1e6)
+        name = "" if self.name == tenant_names.DEFAULT else self.name
+        return TenantSettings(
+            name,
+            self.weight,
+            self.requests_per_s,
+            self.burst_requests,
+            self.device_share,
+            burst_ns,
+            self.max_pending,
+        )
 
 
 class World(_Table, frozen=True):
@@ -83,10 +116,13 @@ class World(_Table, frozen=True):
     policy: str | tuple[str, ...] = "goodput"
     predictor: str = "fluid"
     learn_seconds: float | None = None
+    warmup_seconds: float = 0.0
     level: float = 0.95
     devices: DevicesTable = DevicesTable()
     arrivals: ArrivalsTable = ArrivalsTable()
     delays: DelaysTable = DelaysTable()
+    tenants: tuple[TenantTable, ...] = ()
+    fair_turn_ms: float = FAIR_TURN_NS / 1e6
     folder: str = "."
 
     @property
@@ -135,11 +171,25 @@ def check(world: World) -> None:
     for field, kind in (("table", MEASURED), ("log", LEARNED)):
         if (world.devices.kind == kind) != bool(getattr(world.devices, field)):
             raise ValueError(f"devices.{field}: a file is expected where, and only where, devices.kind is '{kind}'")
+    if world.delays.load and not world.delays.log:
+        raise ValueError("delays.log: a log is expected where delays.load names the load that it records")
+    if not 0.0 <= world.warmup_seconds < world.seconds:
+        raise ValueError(f"warmup_seconds: expected 0 or more, and less than seconds, got {world.warmup_seconds:g}")
     for entry in world.policies:
         _check_policy(*named(entry, world.predictor))
     _check_arrivals("arrivals", world.arrivals)
     for model in world.models:
         _check_model(model, world.devices.kind)
+    _check_tenants(world)
+
+
+def _check_tenants(world: World) -> None:
+    tenants = tuple(table.settings() for table in world.tenants)
+    settings.check(Settings("", world.level, fair_turn_ns=round(world.fair_turn_ms * 1e6), tenants=tenants), [""])
+    for model in world.models:
+        for name, share in model.tenants.items():
+            tenant_names.read(name)
+            _positive(f"models '{model.name}'.tenants.{name}", share)
 
 
 def _positive(field: str, value: float) -> None:
@@ -176,7 +226,7 @@ def _check_model(model: ModelTable, kind: str) -> None:
     field = f"models '{model.name}'"
     for name in ("max_batch_size", "time_scale", "copies"):
         _positive(f"{field}.{name}", getattr(model, name))
-    for name in ("rate", "slo_ms", "priority", "devices", "clients"):
+    for name in ("rate", "slo_ms", "priority", "devices", "clients", "instances"):
         if getattr(model, name) < 0:
             raise ValueError(f"{field}.{name}: expected 0 or more, got {getattr(model, name):g}")
     if kind in (KERNELS, PHASES) and model.personality not in personalities():

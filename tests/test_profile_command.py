@@ -244,7 +244,7 @@ def test_models_that_cannot_be_measured_are_told_and_others_go_on(
     expected = {
         "broken": "config.pbtxt cannot be read",
         "nobody": "failed to load 'nobody'",
-        "foreign": "backend 'abacus' is not known; there are emulated, identity",
+        "foreign": "backend 'abacus' is not known; there are emulated, ensemble, identity",
         "lengths": "no parameter 'shape_buckets'",
         "large": "takes batches of at most 2",
         "gpu": "runs only on an emulated device",

@@ -85,5 +85,6 @@ def test_a_change_of_one_set_leaves_the_others_and_a_complete_push_forgets_them(
     a, b = codec.batch_class(klass("a")), codec.batch_class(klass("b"))
     assert (table.progress_rate(a, [b]), table.progress_rate(b, [a])) == (1.0, 0.5)
     told(world, push(("a", ("b",), 1.25, 0), version=3, complete=True))
-    assert (table.progress_rate(a, [b]), table.progress_rate(b, [a])) == (0.8, 0.5)  # unknown again: twice as slow
+    assert table.progress_rate(a, [b]) == 0.8
+    assert 0.5 < table.progress_rate(b, [a]) < 1.0  # unknown again: as their profiles say
     assert table.set_factor(b, [a], 0.9) == 0.0

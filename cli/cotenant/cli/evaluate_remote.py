@@ -97,7 +97,8 @@ class Remote:
             if ended_ns > now_ns:
                 break
             book.advance(ended_ns)
-            del book.running[key], self._ends[key]
+            book.end(key)
+            del self._ends[key]
         book.advance(now_ns)
 
     # ---- the verbs
@@ -127,8 +128,8 @@ class Remote:
         work_ns = book.work_ns(ran.batch_class)
         forecast = self._forecast(book, ran, work_ns) if work_ns else NOTHING
         kept = ev.Forecast(work_ns, round(forecast.duration_ns), 0, 0.0, 0, len(ran.running))
-        batch = ev.Batch(ran.batch_id, ran.batch_class, (), kept)
-        book.running[id(ran)] = Running(batch, ran.started_ns, float(work_ns), ran.started_ns)
+        batch = ev.Batch(id(ran), ran.batch_class, (), kept)  # an id of the log may come twice
+        book.begin(Running(batch, ran.started_ns, float(work_ns), ran.started_ns))
         self._ends[id(ran)] = ran.ended_ns
         return forecast
 

@@ -247,7 +247,7 @@ class EstimateTable:
             explicit = self.sets.get((victim, tuple(sorted([other.batch_class for other in others]))))
             if explicit:
                 return max(MIN_RATE, 1.0 / max(1.0, explicit.slowdown))
-        if own.vectors is not None and own.vectors.sensitivity:
+        if own.vectors is not None and own.vectors.sensitivity and not self._paired(own, others):
             unknown = (1.0,) * len(own.demand)
             missing = (0.0,) * len(own.demand)
             told = [((other.demand or unknown) + missing)[: len(missing)] for other in others]
@@ -261,6 +261,12 @@ class EstimateTable:
             slowdown *= max(1.0, pair.slowdown) if pair else 2.0
         return max(MIN_RATE, 1.0 / slowdown)
 
+    def _paired(self, own: Stage, others: tuple[Stage, ...]) -> bool:
+        """Whether pairs are told of a class of which nothing else is, so that they win over what is assumed of it."""
+        if not self.sets or own.batch_class in self.classes or own.vectors is not self._assumption(own.batch_class):
+            return False
+        return any((own.batch_class, (other.batch_class,)) in self.sets for other in others)
+
     def _vectors_of(self, batch_class: BatchClass) -> "_Vectors | None":
         """A class's own vectors, or those of the nearest batch size of its model (of two, the larger).
 
@@ -270,11 +276,18 @@ class EstimateTable:
         if own is not None:
             return own
         model, version, bucket = batch_class.model, batch_class.version, batch_class.shape_bucket
-        told, assumed = self._sizes.get((model, version, bucket), []), self._assumed.get((model, version, bucket), {})
-        if not told and not assumed:
-            return None
-        nearest = min(told or assumed, key=lambda size: (abs(size - batch_class.batch_size), -size))
-        return self._vectors[BatchClass(model, version, nearest, bucket)] if told else assumed[nearest]
+        told = self._sizes.get((model, version, bucket))
+        if not told:
+            return self._assumption(batch_class)
+        return self._vectors[BatchClass(model, version, _nearest(told, batch_class.batch_size), bucket)]
+
+    def _assumption(self, batch_class: BatchClass) -> "_Vectors | None":
+        assumed = self._assumed.get((batch_class.model, batch_class.version, batch_class.shape_bucket))
+        return assumed[_nearest(assumed, batch_class.batch_size)] if assumed else None
+
+
+def _nearest(sizes: Iterable[int], size: int) -> int:
+    return min(sizes, key=lambda known: (abs(known - size), -known))
 
 
 def _make_room(memo: dict[Any, Any]) -> None:

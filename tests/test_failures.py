@@ -93,6 +93,7 @@ def test_an_executor_that_stands_still_for_long_is_given_up_and_taken_back(tmp_p
     assert statuses(during)["OK"] > 250
 
 
+@pytest.mark.long
 def test_an_executor_that_stands_still_for_a_moment_resumes(tmp_path: Path) -> None:
     async def stop(stack: Stack) -> None:
         stack.kill("executor-0", signal.SIGSTOP)

@@ -333,6 +333,7 @@ def test_launches_and_shares_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the whole stack
 
 
+@pytest.mark.long
 def test_paper(tmp_path: Path, repository: Path) -> None:
     flags = (f"--repository={repository}", "--parts=table1", "--sets=test1", "--concurrency=4", "--load-seconds=0.5")
     main("paper", tmp_path, *flags, "--loads=1")
@@ -363,6 +364,7 @@ def test_a_distilled_log_has_the_batches_of_its_span(tmp_path: Path) -> None:
     assert [ran.work_ns for ran in part.batches] == [r.work_ns for r in whole if begin <= r.started_ns < end]
 
 
+@pytest.mark.long
 def test_goodput(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script("goodput"), "MOST", 1)
     flags = (

@@ -59,6 +59,7 @@ def test_the_one_in_node_keeps_the_contract(
         assert check([address, "--patience=30"]) == 0, capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_the_one_with_a_river_model_keeps_the_contract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("river")
     with serving(RIVER, address := f"unix:{tmp_path}/p.sock"):

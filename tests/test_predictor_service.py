@@ -91,6 +91,7 @@ def test_ours_keeps_the_contract(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "18 of 18 checks passed" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_one_that_can_only_tell_sets_keeps_it_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with predictor(tmp_path, "--learner=static-rls", f"--state={tmp_path / 'state'}") as (address, _):
         assert check([address, "--patience=30"]) == 0, capsys.readouterr().out

@@ -44,6 +44,7 @@ def test_sharing_serves_more_than_taking_turns() -> None:
     assert turns.co_runner_ns == 0
 
 
+@pytest.mark.long
 def test_two_devices_serve_more_than_one() -> None:
     one, two = (Simulation(mix(12), devices=n, seed=6).run(10**9).goodput_per_s for n in (1, 2))
     assert two > 1.2 * one

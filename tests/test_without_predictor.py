@@ -83,6 +83,7 @@ def check(outcomes: list[Outcome]) -> None:
     assert all(outcome.parameters["cotenant_predicted_execution_ns"] > 0 for outcome in answered)
 
 
+@pytest.mark.long
 def test_a_predictor_that_comes_late_and_comes_back_with_nothing_is_taken_in(tmp_path: Path) -> None:
     async def scenario() -> list[list[Outcome]]:
         async with served(tmp_path) as (stack, predictor, client):

@@ -50,10 +50,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(log, start, kept, arrivals)
 
 
-def remembering(run: Run, **limits: int) -> Lives:
-    core = run.core()
-    allowed = {"max_requests": 10**6, "max_bytes": 2**30} | limits
-    lives = Lives(core, epoch=1, software="test", **allowed)
+def remembering(run: Run, *, max_requests: int = 10**6, max_bytes: int = 2**30, snapshot_cpu_ns: int = 0) -> Lives:
+    """All of the run; every snapshot takes as long as is said, whatever this machine does."""
+    core, cpu_ns = run.core(), itertools.count(step=snapshot_cpu_ns)
+    lives = Lives(
+        core, epoch=1, software="test", max_requests=max_requests, max_bytes=max_bytes, cpu_ns=lambda: next(cpu_ns)
+    )
     for group in run.groups:
         lives.add(core, group.now_ns, group.events, core.handle(group.now_ns, group.events))
     return lives
@@ -114,6 +116,13 @@ def test_no_more_is_kept_than_allowed(run: Run) -> None:
 
     tiny = remembering(run, max_requests=1, max_bytes=1)
     assert tiny.requests <= 2
+
+
+def test_snapshots_that_take_long_are_few(run: Run) -> None:
+    slow = remembering(run, max_requests=160, snapshot_cpu_ns=10 * MS)
+    assert len(slow._stretches) <= 3 < len(remembering(run, max_requests=160)._stretches)
+    assert slow.requests <= 160
+    assert found(slow, run.request_ids[-1])
 
 
 def test_what_it_says_it_occupies_is_what_it_occupies(run: Run) -> None:

@@ -8,7 +8,7 @@ pieces, so that the asked can do something else between them. The oldest stretch
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from time import perf_counter_ns
+from time import thread_time_ns
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -100,7 +100,17 @@ def _bulk(device: DeviceSnapshot) -> dict[str, object]:
 class Lives:
     """See the module's text."""
 
-    def __init__(self, core: Core, *, epoch: int, software: str, max_requests: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        core: Core,
+        *,
+        epoch: int,
+        software: str,
+        max_requests: int,
+        max_bytes: int,
+        cpu_ns: Callable[[], int] = thread_time_ns,
+    ) -> None:
+        self._cpu_ns = cpu_ns
         self._header = record.header(epoch, 0, software)  # one for all, so that a request always came at the same date
         self._max_requests, self._max_bytes = max_requests, max_bytes
         self._stretches = deque([Stretch(core)])
@@ -168,9 +178,9 @@ class Lives:
 
     def _next_stretch(self, core: Core, now_ns: int) -> None:
         """Begins one; lets the oldest go, so that there is room for it. The last whole one always stays."""
-        started = perf_counter_ns()
+        started = self._cpu_ns()
         self._stretches.append(Stretch(core))
-        self._rested_ns = now_ns + _REST * (perf_counter_ns() - started)
+        self._rested_ns = now_ns + _REST * (self._cpu_ns() - started)
         room = 1 - 1 / _STRETCHES
         while len(self._stretches) > 2 and (
             self.byte_size > room * self._max_bytes or self.requests > room * self._max_requests

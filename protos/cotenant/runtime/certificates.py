@@ -76,7 +76,7 @@ def _handshake(chain: bytes, secret: bytes, *, judged_by: int) -> dict[str, Any]
     judge.verify_mode = ssl.CERT_REQUIRED
     judge.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it stands for itself: only dates, key and purpose are judged
     judge.load_verify_locations(cadata=text[: text.index(_END) + len(_END)] + "\n")
-    with _as_file(chain) as chain_file, _as_file(secret) as key_file:
+    with as_file(chain) as chain_file, as_file(secret) as key_file:
         for context in contexts:
             context.load_cert_chain(chain_file, key_file, password="")
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -92,7 +92,7 @@ def _handshake(chain: bytes, secret: bytes, *, judged_by: int) -> dict[str, Any]
 
 
 @contextlib.contextmanager
-def _as_file(content: bytes) -> Iterator[str]:
+def as_file(content: bytes) -> Iterator[str]:
     """A name for what was read: the library takes names only, and a key must not be copied to a disk (Linux)."""
     with os.fdopen(os.memfd_create("pem"), "wb") as file:
         file.write(content)

@@ -26,11 +26,15 @@ def clock_id() -> str:
         return boot
 
 
+DRIFT_NS = 1_000_000  # quartz clocks drift apart by less between one exchange and the next sixteen
+
+
 class PeerClock:
     """Maps instants of a peer's monotonic clock to ours and back.
 
     The offset is that of the exchange with the shortest round trip among the last sixteen, as in NTP's clock filter
-    (RFC 5905, section 10); its uncertainty is half that round trip.
+    (RFC 5905, section 10); its uncertainty is half that round trip. An exchange that contradicts it says that one of
+    the clocks has stepped (a host that was suspended): what was learned before is forgotten.
     """
 
     def __init__(self, *, shared: bool) -> None:
@@ -44,7 +48,11 @@ class PeerClock:
         round_trip = (received_ns - sent_ns) - (peer_sent_ns - peer_received_ns)
         if self.shared or round_trip < 0:
             return
-        self._samples.append((round_trip, ((peer_received_ns - sent_ns) + (peer_sent_ns - received_ns)) // 2))
+        offset_ns = ((peer_received_ns - sent_ns) + (peer_sent_ns - received_ns)) // 2
+        apart_ns = abs(offset_ns - self._offset_ns) - (round_trip + self._round_trip_ns) // 2
+        if self._samples and apart_ns > DRIFT_NS:
+            self._samples.clear()
+        self._samples.append((round_trip, offset_ns))
         self._round_trip_ns, self._offset_ns = min(self._samples)
 
     @property

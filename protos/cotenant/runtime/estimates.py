@@ -6,13 +6,13 @@ get the same bits.
 """
 
 from bisect import insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import msgspec
 
-from cotenant.runtime.sharing import ENOUGH, blocks, fair_level, fair_weights, feature_count, waits
+from cotenant.runtime.sharing import ENOUGH, FULL, blocks, fair_level, fair_weights, feature_count, waits
 
 _MEMO_LIMIT = 65536  # bounds memory; reached only by absurd numbers of classes
 MAX_SLOWDOWN = 50.0  # no batch is predicted to be slowed more: rates must stay positive
@@ -91,6 +91,9 @@ class SetEstimate(msgspec.Struct, frozen=True, gc=False):
     sample_count: int = 0
 
 
+_NOBODY: Mapping[BatchClass, float] = {}
+
+
 class Stage:
     """A phase of a class, ready for evaluation; a class without phases has one.
 
@@ -98,19 +101,26 @@ class Stage:
     fair share does.
     """
 
-    __slots__ = ("ahead_ns", "batch_class", "blocked", "demand", "end", "kernel_ns", "terms", "vectors", "waiting")
+    __slots__ = (
+        *("ahead_ns", "batch_class", "blocked", "corrections", "demand", "end", "kernel_ns", "presence", "terms"),
+        *("vectors", "waiting"),
+    )
 
     def __init__(self, batch_class: BatchClass, phase: Phase, vectors: "_Vectors | None") -> None:
         self.batch_class, self.vectors = batch_class, vectors
         self.end, self.demand, self.kernel_ns = phase.end, phase.demand, phase.kernel_ns
         self.ahead_ns = phase.demand[0] * phase.kernel_ns if phase.demand else 0.0
         self.terms: tuple[tuple[float, float, float], ...] = ()
+        self.presence = vectors.sensitivity[0] if vectors is not None and vectors.sensitivity else 0.0
+        self.corrections = vectors.corrections if vectors is not None else _NOBODY
         self.waiting = self.blocked = 0.0  # weights of `waits` and `blocks`; 0 where durations are not known
         if vectors is not None and vectors.sensitivity:
             weights, k = vectors.sensitivity, len(phase.demand)
             self.terms = tuple(
-                (own, weights[1 + i] + weights[1 + 2 * k + i] * own, weights[1 + k + i])
-                for i, own in enumerate(phase.demand)
+                [
+                    (own, weights[1 + i] + weights[1 + 2 * k + i] * own, weights[1 + k + i])
+                    for i, own in enumerate(phase.demand)
+                ]
             )
             if phase.kernel_ns > 0.0:
                 self.waiting, self.blocked = weights[1 + 3 * k], weights[2 + 3 * k]
@@ -199,9 +209,9 @@ class EstimateTable:
         resources = len(stages[0].terms)
         if self.sets or not resources or any([len(one.terms) != resources for one in stages]):  # noqa: C419
             return tuple([self.rate(own, stages[:i] + stages[i + 1 :]) for i, own in enumerate(stages)])
-        shared = [_shared(each) for each in zip(*[one.demand for one in stages], strict=True)]
+        totals, levels = _shared([one.demand for one in stages])
         ahead_ns = sum([one.ahead_ns for one in stages])
-        return tuple([_rate(one, shared, ahead_ns, stages, i) for i, one in enumerate(stages)])
+        return tuple([_rate(one, totals, levels, ahead_ns, stages, i) for i, one in enumerate(stages)])
 
     def progress_rate(self, victim: BatchClass, co_runners: Sequence[BatchClass]) -> float:
         """Solo progress per unit of time, in [MIN_RATE, 1], of `victim` while `co_runners` run beside it.
@@ -251,8 +261,9 @@ class EstimateTable:
             unknown = (1.0,) * len(own.demand)
             missing = (0.0,) * len(own.demand)
             told = [((other.demand or unknown) + missing)[: len(missing)] for other in others]
-            shared = [_shared(each) for each in zip(own.demand, *told, strict=True)]
-            return _rate(own, shared, own.ahead_ns + sum([other.ahead_ns for other in others]), others, len(others))
+            totals, levels = _shared([own.demand, *told])
+            ahead_ns = own.ahead_ns + sum([other.ahead_ns for other in others])
+            return _rate(own, totals, levels, ahead_ns, others, len(others))
         # Only pairs are known, or nothing: multiply, which is on the safe side (three batches that share one
         # resource fairly slow each other threefold; the product of the pairs says four). An unknown pair counts 2.
         slowdown = 1.0
@@ -295,36 +306,41 @@ def _make_room(memo: dict[Any, Any]) -> None:
         memo.clear()
 
 
-def _shared(demands: Sequence[float]) -> tuple[float, float]:
-    """What all demand of a resource, and the level up to which each gets it."""
-    total = sum(demands)
-    return total, fair_level(demands) if total > 1.0 else ENOUGH
+def _shared(demands: Iterable[Sequence[float]]) -> tuple[list[float], list[float]]:
+    """What all demand of each resource, and the level up to which each gets it."""
+    each = list(zip(*demands, strict=True))
+    totals = [sum(one) for one in each]
+    return totals, [fair_level(one) if total > 1.0 else ENOUGH for one, total in zip(each, totals, strict=True)]
 
 
 def _rate(
-    own: Stage, shared: Sequence[tuple[float, float]], ahead_ns: float, beside: Sequence[Stage], at: int
+    own: Stage, totals: Sequence[float], levels: Sequence[float], ahead_ns: float, beside: Sequence[Stage], at: int
 ) -> float:
     """`features` and their product with the sensitivity in one go.
 
-    `shared` and `ahead_ns` include the batch itself; of those beside it, the one at `at` is left out.
+    `totals`, `levels` (see `_shared`) and `ahead_ns` include the batch itself; of those beside it, the one at `at` is
+    left out.
     """
-    vectors = own.vectors
-    assert vectors is not None
-    delay = vectors.sensitivity[0]
-    for (total, level), (mine, pressed, short) in zip(shared, own.terms, strict=True):
+    delay = own.presence
+    for total, level, (mine, pressed, short) in zip(totals, levels, own.terms, strict=True):
         delay += pressed * (total - mine)
         if mine > level:
             delay += short * (mine / level - 1.0)
-    if own.kernel_ns > 0.0 and shared and shared[0][0] > 1.0:
-        mine, others, ahead_ns = own.demand[0], shared[0][0] - own.demand[0], ahead_ns - own.ahead_ns
-        delay += own.waiting * waits(mine, others, own.kernel_ns, ahead_ns)
-        if own.blocked:
-            delay += own.blocked * blocks(mine, others, own.kernel_ns, ahead_ns)
-    if vectors.corrections:
+    kernel_ns = own.kernel_ns
+    if kernel_ns > 0.0 and totals and totals[0] > 1.0:
+        mine = own.demand[0]
+        others, ahead_ns = totals[0] - mine, ahead_ns - own.ahead_ns
+        delay += own.waiting * waits(mine, others, kernel_ns, ahead_ns)
+        if others > FULL and own.blocked:
+            delay += own.blocked * blocks(mine, others, kernel_ns, ahead_ns)
+    if own.corrections:
         for i, other in enumerate(beside):
             if i != at:
-                delay += vectors.corrections.get(other.batch_class, 0.0)
-    return 1.0 / min(MAX_SLOWDOWN, max(1.0, 1.0 + delay))
+                delay += own.corrections.get(other.batch_class, 0.0)
+    slowdown = 1.0 + delay
+    if slowdown <= 1.0:
+        return 1.0
+    return 1.0 / slowdown if slowdown < MAX_SLOWDOWN else MIN_RATE
 
 
 class _Vectors:

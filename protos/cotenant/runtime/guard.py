@@ -64,14 +64,15 @@ class Guard(grpc.aio.ServerInterceptor):
         if handler is None or any(access.ANY in rules.get(role, (role,)) for role in access.needed(method)):
             return handler  # None: gRPC answers UNIMPLEMENTED
 
-        def check(context: Context) -> Denial | None:
-            caller = access.caller(context.auth_context(), context.invocation_metadata())
-            denial = access.denial(rules, method, caller)
-            if denial:
-                self._denials.note(method, context, str(caller), denial)
-            return denial
+        return asking(handler, lambda context: self.denial(method, context))
 
-        return asking(handler, check)
+    def denial(self, method: str, context: Context) -> Denial | None:
+        """Why a caller may not call a method, which is then counted; None if it may."""
+        caller = access.caller(context.auth_context(), context.invocation_metadata())
+        denial = access.denial(self.rules, method, caller)
+        if denial:
+            self._denials.note(method, context, str(caller), denial)
+        return denial
 
 
 def asking(handler: Handler, check: Check) -> Handler:

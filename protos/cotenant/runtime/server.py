@@ -63,13 +63,17 @@ def limits(*, message_mib: int, streams: int, connections: int) -> list[tuple[st
     A larger message is answered RESOURCE_EXHAUSTED, which names both sizes. More streams on one connection wait at the
     client. More connections are closed at once, which their clients see as UNAVAILABLE.
     """
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    connections = connections or max(64, min(files, 2**20) - OPEN_FILES_KEPT)
     return [
         ("grpc.max_receive_message_length", message_mib * 2**20 or -1),
         ("grpc.max_concurrent_streams", streams),
-        ("grpc.max_allowed_incoming_connections", connections),
+        ("grpc.max_allowed_incoming_connections", connection_limit(connections)),
     ]
+
+
+def connection_limit(told: int) -> int:
+    """Connections that a server may have at a time; for 0, as many as this process may have files open."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return told or max(64, min(files, 2**20) - OPEN_FILES_KEPT)
 
 
 class Health:
@@ -101,7 +105,7 @@ class Server:
         self._transport = secured or transport.own()
         guards = [self._transport.guard] if self._transport.guard else []
         chosen = {**dict(SERVER_OPTIONS), **dict(options)}  # of two that are told, gRPC would take the first
-        self.grpc = grpc.aio.server(options=list(chosen.items()), interceptors=[*guards, *interceptors])
+        self.grpc = self._transport.server(list(chosen.items()), [*guards, *interceptors])
         self.health = Health()
         self.health.names += service_names
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self.grpc)

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import structlog
 
-from cotenant.runtime import access, certificates
+from cotenant.runtime import access, certificates, http2
 from cotenant.runtime.certificates import Certificates
 from cotenant.runtime.channels import Adding, Making, Metadata, RenewedChannel
 from cotenant.runtime.guard import Denials, Guard
@@ -40,6 +40,7 @@ class TransportSettings:
     )
     tls_server_name: str = setting("", "name expected in their certificates; default: that of the address")
     access: str = setting("", "who may do what, TOML (docs/security.md); empty for the default", metavar="FILE")
+    http2: str = setting("own", "whose HTTP/2 carries gRPC where there is no TLS", choices=["own", "grpcio"])
     token_file: str = setting("", "bearer token shown to the services connected to", metavar="FILE")
 
 
@@ -66,6 +67,12 @@ class Transport:
         return Reloaded("certificates", paths, lambda: certificates.read(*files))
 
     # ---- servers
+
+    def server(self, options: Options, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
+        """A server that is not bound yet. `options` are gRPC's."""
+        if self.settings.tls_certificate or self.settings.http2 == "grpcio":
+            return grpc.aio.server(options=options, interceptors=interceptors)
+        return http2.Server(options=options, interceptors=interceptors)
 
     def bind(self, server: grpc.aio.Server, address: str) -> int:
         """Has a server listen at an address; returns the port. Raises RuntimeError if it cannot be had."""
@@ -103,11 +110,16 @@ class Transport:
     def channel(self, address: str, options: Options) -> grpc.aio.Channel:
         """A channel to a service. Raises ValueError if the token would travel in clear to another host."""
         if not self.settings.tls_ca and self._token is None:
-            return grpc.aio.insecure_channel(address, options=options)
+            return self._in_clear(address, options)
         self.check_token(address)
         return RenewedChannel(
             address, lambda: self._making(address, options), self.metadata, lambda: self._why_not(address)
         )
+
+    def _in_clear(self, address: str, options: Options) -> grpc.aio.Channel:
+        if self.settings.http2 == "grpcio":
+            return grpc.aio.insecure_channel(address, options=options)
+        return http2.Channel(address, options)
 
     def blocking_channel(self, address: str, options: Options) -> grpc.Channel:
         """As `channel`, for threads; it keeps the certificates of now. Raises ValueError likewise."""
@@ -120,7 +132,7 @@ class Transport:
 
     def _making(self, address: str, options: Options) -> Making:
         if not self.settings.tls_ca:
-            return Making(None, lambda: grpc.aio.insecure_channel(address, options=options))
+            return Making(None, lambda: self._in_clear(address, options))
         assert self.certificates is not None
         named = self._named(address, options)
         return Making(

@@ -16,7 +16,9 @@ OWN_MAX_FRAME = 2**20
 OWN_WINDOW = 4 * 2**20  # of a stream
 OWN_CONNECTION_WINDOW = 64 * 2**20
 LARGEST_BLOCK = 65_536  # bytes of header fields; beyond, the connection ends
+WRITTEN_AHEAD = 4 * 2**20  # bytes the peer has not read; beyond, messages wait
 ANSWERS_WAITING = 10_000  # acknowledgements a peer may make us owe it without reading them
+CLOSE_S = 5.0
 PING_BYTES = b"cotenant"
 
 
@@ -71,6 +73,9 @@ class Connection(asyncio.Protocol):
     def going_away(self, last_stream_id: int, reason: str) -> None:
         """The peer takes no more streams than those up to the last."""
 
+    def answered(self, ping: bytes) -> None:
+        """A ping of ours came back."""
+
     def pinged(self) -> None:
         """The peer asks for a sign of life. Raises ProtocolError if it asks too often."""
 
@@ -84,7 +89,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self._write = self._transport.write
         self._heard_s = time.monotonic()
-        self._transport.set_write_buffer_limits(high=4 * 2**20)
+        self._transport.set_write_buffer_limits(high=WRITTEN_AHEAD)
         self._arm(self._keepalive_s)
         self.begun()
 
@@ -153,12 +158,15 @@ class Connection(asyncio.Protocol):
         if not self.closed:
             self.why = self.why or str(error)
             self.write(frames.goaway(self.last_stream_id, error.code, str(error)))
+            if self.paused:  # it would not read that either
+                self.abort(self.why)
             self.close()
 
     def close(self) -> None:
-        """Ends the connection once what was written is sent."""
-        if self._transport:
+        """Ends the connection once what was written is sent, or soon if the peer does not take it."""
+        if self._transport and not self.closed:
             self._transport.close()
+            asyncio.get_running_loop().call_later(CLOSE_S, self._transport.abort)
         self.closed = True
 
     def abort(self, why: str) -> None:
@@ -312,7 +320,9 @@ class Connection(asyncio.Protocol):
     def _ping(self, flags: int, payload: bytes) -> None:
         if len(payload) != 8:
             raise ProtocolError("a ping of another size", frames.FRAME_SIZE_ERROR)
-        if not flags & frames.ACK:
+        if flags & frames.ACK:
+            self.answered(payload)
+        else:
             self.pinged()
             self._answer(frames.frame(frames.PING, frames.ACK, 0, payload))
 

@@ -137,8 +137,12 @@ class Call(Stream):
             self._start()
 
     def _start(self) -> None:
-        self.task = asyncio.get_running_loop().create_task(self._serve())
         self.connection.calls.add(self)
+        self.task = asyncio.get_running_loop().create_task(self._serve())
+        self.task.add_done_callback(self._served)  # also if it is cancelled before its first step
+
+    def _served(self, _: object) -> None:
+        self.connection.calls.discard(self)
 
     def _message(self, message: bytes) -> None:
         if self._inbox is not None:
@@ -214,8 +218,6 @@ class Call(Stream):
         except Exception as error:
             _log.exception("handler", method=self._head.path)
             self._finish(grpc.StatusCode.UNKNOWN, f"Unexpected {type(error)}: {error}")
-        finally:
-            self.connection.calls.discard(self)
 
     async def _answer(self, method: Method) -> None:
         given: Any = self._inbox

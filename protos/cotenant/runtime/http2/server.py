@@ -21,6 +21,7 @@ from cotenant.runtime.http2.handling import Call, Head, Method, head_of
 _log = structlog.get_logger()
 BACKLOG = 1024
 STRIKES = 2  # that a client has, as gRPC's own servers give
+STOPS, RETIRING = "the server stops", b"retiring"
 DRAIN_S = 0.05  # between looks at whether all calls have ended
 
 
@@ -193,7 +194,7 @@ class Server(grpc.aio.Server):
             connection.retire()
         loop = asyncio.get_running_loop()
         until_s = loop.time() + (grace or 0.0)
-        while any(connection.streams for connection in self.connections) and loop.time() < until_s:
+        while any(connection.busy for connection in self.connections) and loop.time() < until_s:
             await asyncio.sleep(DRAIN_S)
         calls = [call for connection in self.connections for call in connection.calls]
         for call in calls:
@@ -222,7 +223,7 @@ class ServerConnection(Connection):
         self.server = server
         self.calls: set[Call] = set()  # whose handlers run
         self.peer = "unknown"
-        self._retired_at: int | None = None
+        self._retired = False  # and the client knows
         self._client_pinged_s = -1e9
 
     def begun(self) -> None:
@@ -256,6 +257,11 @@ class ServerConnection(Connection):
         """See Connection."""
         self.server.connections.discard(self)
 
+    @property
+    def busy(self) -> bool:
+        """Whether there are calls, or may be some on their way."""
+        return not self.closed and (bool(self.streams) or not self._retired)
+
     def parse(self, fields: Fields) -> Head:
         """See Connection."""
         return head_of(fields, self.server.limits.metadata_bytes)
@@ -267,7 +273,7 @@ class ServerConnection(Connection):
         if stream_id <= self.last_stream_id:
             return  # it ended here before the peer knew
         # What was cancelled occupies a place until its handler has ended, or a client could have any number at work.
-        if self._retired_at is not None or len(self.calls) >= self.server.limits.streams:
+        if self._retired or len(self.calls) >= self.server.limits.streams:
             self._answer(frames.reset(stream_id, frames.REFUSED_STREAM))
             self.last_stream_id = stream_id
             return
@@ -279,10 +285,15 @@ class ServerConnection(Connection):
             call.end_received()
 
     def retire(self) -> None:
-        """Tells the client that no new call is taken."""
-        if self._retired_at is None and not self.closed:
-            self._retired_at = self.last_stream_id
-            self.write(frames.goaway(self.last_stream_id, frames.NO_ERROR, "the server stops"))
+        """Tells the client to open no more calls; those that it opened before it knew are still taken."""
+        if not self.closed:
+            self.write(frames.goaway(2**31 - 1, frames.NO_ERROR, STOPS) + frames.frame(frames.PING, 0, 0, RETIRING))
+
+    def answered(self, ping: bytes) -> None:
+        """See Connection."""
+        if ping == RETIRING and not self._retired:
+            self._retired = True
+            self.write(frames.goaway(self.last_stream_id, frames.NO_ERROR, STOPS))
 
 
 def _places(host: str) -> list[tuple[socket.AddressFamily, str]]:

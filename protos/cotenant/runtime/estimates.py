@@ -244,8 +244,11 @@ class EstimateTable:
         found = self._whole.get(batch_class)
         if found is None:
             _make_room(self._whole)
-            vectors = self._vectors_of(batch_class)
-            found = self._whole[batch_class] = Stage(batch_class, vectors.whole if vectors else _UNKNOWN, vectors)
+            stages = self.stages(batch_class)
+            found = stages[0]
+            if len(stages) > 1 and (vectors := self._vectors_of(batch_class)):
+                found = Stage(batch_class, vectors.whole, vectors)
+            self._whole[batch_class] = found
         return found
 
     def rate(self, own: Stage, others: tuple[Stage, ...]) -> float:

@@ -5,7 +5,7 @@
 | `slo_ms` | latency objective of a request, in milliseconds; requests may ask for less |
 | `shape_buckets` | lengths that variable dimensions are padded up to, ascending, e.g. "16,32,64,128" |
 | `pad_values` | what an input is padded with, if not 0, e.g. "input_ids=1" |
-| `idempotent` | "false" if a request must not run twice, even if an executor died meanwhile |
+| `idempotent` | "false" if a request must not run twice, even if an executor died meanwhile; so decoupled models' |
 | `execute_delay_ms` | identity backend: how long it pretends to work |
 | `profile_batch_sizes` | batch sizes that are measured alone at load, e.g. "1,4,8"; default: powers of two |
 
@@ -50,7 +50,9 @@ def read(config: pb.ModelConfig) -> ModelOptions:
         slo_ns=value(SLO_MS, _milliseconds, 0, "a positive number of milliseconds"),
         shape_buckets=value("shape_buckets", _ascending, (), "ascending positive integers separated by commas"),
         pad_values=value("pad_values", _assignments, {}, "input=number pairs separated by commas"),
-        idempotent=value("idempotent", _boolean, True, "true or false"),
+        # Of several responses some may have been delivered when an executor dies.
+        idempotent=value("idempotent", _boolean, True, "true or false")
+        and not config.model_transaction_policy.decoupled,
         execute_delay_ns=value("execute_delay_ms", _milliseconds, 0, "a positive number of milliseconds"),
         profile_batch_sizes=value("profile_batch_sizes", _ascending, (), "ascending positive integers"),
     )

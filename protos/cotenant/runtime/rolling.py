@@ -7,6 +7,7 @@ change to change. Pure, and shared by whoever decides and whoever judges decisio
 """
 
 from collections.abc import Callable, Sequence
+from operator import truediv
 
 from cotenant.runtime.estimates import Stage
 
@@ -26,33 +27,51 @@ def finish_offsets(
 
     All arguments but the first have one entry per batch.
     """
+    if max(map(len, stages), default=1) == 1:
+        return _flat_offsets(rates, [one[0] for one in stages], remaining_ns)
     offsets = [0.0] * len(remaining_ns)
-    if max(map(len, stages), default=1) == 1:  # nobody has phases
-        here = [i for i, left in enumerate(remaining_ns) if left > ROUNDING_NS]
-        bodies: list[_Body] = []
-        current, gaps = [stages[i][0] for i in here], [remaining_ns[i] for i in here]
-    else:
-        bodies = [_Body(*each) for each in zip(stages, work_ns, remaining_ns, strict=True)]
-        here = [i for i, body in enumerate(bodies) if not body.ended]
-        current, gaps = [bodies[i].stage for i in here], [bodies[i].gap for i in here]
+    bodies = [_Body(*each) for each in zip(stages, work_ns, remaining_ns, strict=True)]
+    here = [i for i, body in enumerate(bodies) if not body.ended]
+    current, gaps = [bodies[i].stage for i in here], [bodies[i].gap for i in here]
     elapsed = 0.0
     while len(current) > 1:
         speeds = rates(tuple(current))
-        step = min([gap / speed for gap, speed in zip(gaps, speeds, strict=True)])
+        step = min(map(truediv, gaps, speeds))
         elapsed += step
         gaps = [gap - step * speed for gap, speed in zip(gaps, speeds, strict=True)]
         for at in range(len(gaps) - 1, -1, -1):
             if gaps[at] <= ROUNDING_NS:
-                if bodies and (body := bodies[here[at]]).passes(gaps[at]):
+                body = bodies[here[at]]
+                if body.passes(gaps[at]):
                     current[at], gaps[at] = body.stage, body.gap
                 else:
                     offsets[here[at]] = elapsed
                     del here[at], current[at], gaps[at]
     if current:  # the last runs alone, at full speed
-        at = here[0]
-        if bodies:
-            bodies[at].gap = gaps[0]
-        offsets[at] = elapsed + (bodies[at].left if bodies else gaps[0])
+        body = bodies[here[0]]
+        body.gap = gaps[0]
+        offsets[here[0]] = elapsed + body.left
+    return offsets
+
+
+def _flat_offsets(rates: Rates, current: list[Stage], remaining_ns: Sequence[float]) -> list[float]:
+    """The same where nobody has phases."""
+    offsets = [0.0] * len(remaining_ns)
+    here, gaps = list(range(len(remaining_ns))), list(remaining_ns)
+    elapsed = 0.0
+    while True:
+        for at in range(len(gaps) - 1, -1, -1):
+            if gaps[at] <= ROUNDING_NS:
+                offsets[here[at]] = elapsed
+                del here[at], current[at], gaps[at]
+        if len(current) < 2:
+            break
+        speeds = rates(tuple(current))
+        step = min(map(truediv, gaps, speeds))
+        elapsed += step
+        gaps = [gap - step * speed for gap, speed in zip(gaps, speeds, strict=True)]
+    if current:  # the last runs alone, at full speed
+        offsets[here[0]] = elapsed + gaps[0]
     return offsets
 
 

@@ -6,6 +6,7 @@ finished within the grace. A second one ends now.
 
 import asyncio
 import ctypes
+import gc
 import os
 import resource
 import signal
@@ -124,6 +125,7 @@ class Server:
         _on_signals(stop, now)
         await self.grpc.start()
         await self.health.set(serving=ready)
+        _collect_rarely()
         watching = asyncio.create_task(_watch(self._transport))
         await stop.wait()
         watching.cancel()
@@ -136,6 +138,16 @@ class Server:
             task.cancel()
         await self.grpc.stop(grace=None if now.is_set() else min(grace_s, 1.0))
         _log.info("stopped", hurried=now.is_set())
+
+
+def _collect_rarely() -> None:
+    """Has Python look for cycles a thirtieth as often as it would, and never among what was there at the start.
+
+    Requests make few cycles and many objects; at Python's own thresholds the search was 7 % of the scheduler's CPU time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 async def _watch(watched: Transport) -> None:

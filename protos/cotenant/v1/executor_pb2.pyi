@@ -51,14 +51,16 @@ THROTTLE_REASON_BOARD_LIMIT: ThrottleReason
 THROTTLE_REASON_RELIABILITY: ThrottleReason
 
 class ExchangeRequest(_message.Message):
-    __slots__ = ("hello", "stages", "releases")
+    __slots__ = ("hello", "stages", "releases", "cancelled_request_ids")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     RELEASES_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
     hello: ExchangeHello
     stages: _containers.RepeatedCompositeFieldContainer[Stage]
     releases: _containers.RepeatedCompositeFieldContainer[Release]
-    def __init__(self, hello: _Optional[_Union[ExchangeHello, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[Release, _Mapping]]] = ...) -> None: ...
+    cancelled_request_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, hello: _Optional[_Union[ExchangeHello, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[Release, _Mapping]]] = ..., cancelled_request_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ExchangeHello(_message.Message):
     __slots__ = ("frontend_id", "segment", "nonce")
@@ -111,7 +113,7 @@ class ExchangeWelcome(_message.Message):
     def __init__(self, device_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., attached: bool = ..., segment: _Optional[str] = ..., nonce: _Optional[bytes] = ...) -> None: ...
 
 class Answer(_message.Message):
-    __slots__ = ("request_id", "attempt", "reason", "message", "outputs", "staged", "inline", "execution")
+    __slots__ = ("request_id", "attempt", "reason", "message", "outputs", "staged", "inline", "execution", "response_index", "more")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +122,8 @@ class Answer(_message.Message):
     STAGED_FIELD_NUMBER: _ClassVar[int]
     INLINE_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     attempt: int
     reason: _types_pb2.RejectReason
@@ -128,7 +132,9 @@ class Answer(_message.Message):
     staged: _types_pb2.StagedTensors
     inline: bytes
     execution: Execution
-    def __init__(self, request_id: _Optional[int] = ..., attempt: _Optional[int] = ..., reason: _Optional[_Union[_types_pb2.RejectReason, str]] = ..., message: _Optional[str] = ..., outputs: _Optional[_Union[_types_pb2.TensorSet, _Mapping]] = ..., staged: _Optional[_Union[_types_pb2.StagedTensors, _Mapping]] = ..., inline: _Optional[bytes] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ...) -> None: ...
+    response_index: int
+    more: bool
+    def __init__(self, request_id: _Optional[int] = ..., attempt: _Optional[int] = ..., reason: _Optional[_Union[_types_pb2.RejectReason, str]] = ..., message: _Optional[str] = ..., outputs: _Optional[_Union[_types_pb2.TensorSet, _Mapping]] = ..., staged: _Optional[_Union[_types_pb2.StagedTensors, _Mapping]] = ..., inline: _Optional[bytes] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., response_index: _Optional[int] = ..., more: bool = ...) -> None: ...
 
 class Execution(_message.Message):
     __slots__ = ("batch_id", "batch_size", "first_of_batch", "started_ns", "input_ns", "infer_ns", "output_ns", "forecast", "slices")
@@ -153,7 +159,7 @@ class Execution(_message.Message):
     def __init__(self, batch_id: _Optional[int] = ..., batch_size: _Optional[int] = ..., first_of_batch: bool = ..., started_ns: _Optional[int] = ..., input_ns: _Optional[int] = ..., infer_ns: _Optional[int] = ..., output_ns: _Optional[int] = ..., forecast: _Optional[_Union[_types_pb2.Forecast, _Mapping]] = ..., slices: _Optional[_Iterable[_Union[_types_pb2.Slice, _Mapping]]] = ...) -> None: ...
 
 class ExecutorEvent(_message.Message):
-    __slots__ = ("sequence", "at_ns", "batch_started", "batch_finished", "batch_dropped", "kernel_timings", "model_loaded", "model_load_failed", "model_unloaded", "class_profiled", "window_requested", "window_released", "repository_scanned", "model_load_ended", "device_state")
+    __slots__ = ("sequence", "at_ns", "batch_started", "batch_finished", "batch_dropped", "kernel_timings", "model_loaded", "model_load_failed", "model_unloaded", "class_profiled", "window_requested", "window_released", "repository_scanned", "model_load_ended", "device_state", "draining")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     AT_NS_FIELD_NUMBER: _ClassVar[int]
     BATCH_STARTED_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +175,7 @@ class ExecutorEvent(_message.Message):
     REPOSITORY_SCANNED_FIELD_NUMBER: _ClassVar[int]
     MODEL_LOAD_ENDED_FIELD_NUMBER: _ClassVar[int]
     DEVICE_STATE_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     at_ns: int
     batch_started: BatchStarted
@@ -184,7 +191,12 @@ class ExecutorEvent(_message.Message):
     repository_scanned: RepositoryScanned
     model_load_ended: ModelLoadEnded
     device_state: DeviceState
-    def __init__(self, sequence: _Optional[int] = ..., at_ns: _Optional[int] = ..., batch_started: _Optional[_Union[BatchStarted, _Mapping]] = ..., batch_finished: _Optional[_Union[BatchFinished, _Mapping]] = ..., batch_dropped: _Optional[_Union[BatchDropped, _Mapping]] = ..., kernel_timings: _Optional[_Union[KernelTimings, _Mapping]] = ..., model_loaded: _Optional[_Union[ModelLoaded, _Mapping]] = ..., model_load_failed: _Optional[_Union[ModelLoadFailed, _Mapping]] = ..., model_unloaded: _Optional[_Union[ModelUnloaded, _Mapping]] = ..., class_profiled: _Optional[_Union[ClassProfiled, _Mapping]] = ..., window_requested: _Optional[_Union[WindowRequested, _Mapping]] = ..., window_released: _Optional[_Union[WindowReleased, _Mapping]] = ..., repository_scanned: _Optional[_Union[RepositoryScanned, _Mapping]] = ..., model_load_ended: _Optional[_Union[ModelLoadEnded, _Mapping]] = ..., device_state: _Optional[_Union[DeviceState, _Mapping]] = ...) -> None: ...
+    draining: Draining
+    def __init__(self, sequence: _Optional[int] = ..., at_ns: _Optional[int] = ..., batch_started: _Optional[_Union[BatchStarted, _Mapping]] = ..., batch_finished: _Optional[_Union[BatchFinished, _Mapping]] = ..., batch_dropped: _Optional[_Union[BatchDropped, _Mapping]] = ..., kernel_timings: _Optional[_Union[KernelTimings, _Mapping]] = ..., model_loaded: _Optional[_Union[ModelLoaded, _Mapping]] = ..., model_load_failed: _Optional[_Union[ModelLoadFailed, _Mapping]] = ..., model_unloaded: _Optional[_Union[ModelUnloaded, _Mapping]] = ..., class_profiled: _Optional[_Union[ClassProfiled, _Mapping]] = ..., window_requested: _Optional[_Union[WindowRequested, _Mapping]] = ..., window_released: _Optional[_Union[WindowReleased, _Mapping]] = ..., repository_scanned: _Optional[_Union[RepositoryScanned, _Mapping]] = ..., model_load_ended: _Optional[_Union[ModelLoadEnded, _Mapping]] = ..., device_state: _Optional[_Union[DeviceState, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ...) -> None: ...
+
+class Draining(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class BatchStarted(_message.Message):
     __slots__ = ("batch_id", "batch_class", "forecast")

@@ -143,7 +143,7 @@ class Server:
 def _collect_rarely() -> None:
     """Has Python look for cycles a thirtieth as often as it would, and never among what was there at the start.
 
-    Requests make few cycles and many objects; at Python's own thresholds the search was 7 % of the scheduler's CPU time.
+    Requests make few cycles and many objects; at Python's own thresholds the search took 7 % of the scheduler's time.
     """
     gc.collect()
     gc.freeze()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common import Client, cpu_s, difference, identity_request, median, save
-from datapath import CONFIG
+from datapath_peers import OURS
 
 from cotenant.cli.stack import Stack, StackOptions
 
@@ -37,7 +37,7 @@ async def run(seconds: float, repeat: int) -> list[dict[str, Any]]:
     async with AsyncExitStack() as stacks:
         folder = Path(stacks.enter_context(tempfile.TemporaryDirectory()))
         (folder / "models" / "identity" / "1").mkdir(parents=True)
-        (folder / "models" / "identity" / "config.pbtxt").write_text(CONFIG, encoding="utf-8")
+        (folder / "models" / "identity" / "config.pbtxt").write_text(OURS, encoding="utf-8")
         running: dict[str, Stack] = {}
         for i, (name, flags) in enumerate(SETTINGS.items()):
             options = StackOptions(

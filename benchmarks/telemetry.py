@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from common import Client, cpu_s, difference, identity_request, median, percentile, save
-from datapath import CONFIG
+from datapath_peers import OURS
 
 from cotenant.cli.stack import Stack, StackOptions
 from cotenant.inference import inference_pb2 as pb
@@ -48,7 +48,7 @@ async def run(repository: Path, repeat: int, seconds: float) -> list[dict[str, A
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
         (models / "identity" / "1").mkdir(parents=True)
-        (models / "identity" / "config.pbtxt").write_text(CONFIG, encoding="utf-8")
+        (models / "identity" / "config.pbtxt").write_text(OURS, encoding="utf-8")
         (models / TORCH).symlink_to((repository / TORCH).resolve())
         port = 18703
         for i in range(repeat):

@@ -21,6 +21,10 @@ UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_le
 METADATA = (("plain", "some text"), ("raw-bin", bytes(range(256))))
 
 
+def _failing(data: bytes) -> bytes:
+    raise ValueError("not this")
+
+
 class Peer(grpc.GenericRpcHandler):
     """Methods of all four kinds, and ways to fail."""
 
@@ -37,6 +41,12 @@ class Peer(grpc.GenericRpcHandler):
             "many_many": grpc.stream_stream_rpc_method_handler,
         }
         behaviour = getattr(self, name, None)
+        if name == "unreadable":
+            return kinds["one_one"](self.one_one, request_deserializer=_failing)
+        if name == "unwritable":
+            return kinds["one_one"](self.one_one, response_serializer=_failing)
+        if name == "stuck":
+            return kinds["many_one"](self.stuck)
         return kinds.get(name, kinds["one_one"])(behaviour) if behaviour else None
 
     async def one_one(self, request: bytes, context: Any) -> bytes:
@@ -63,6 +73,11 @@ class Peer(grpc.GenericRpcHandler):
 
     async def broken(self, request: bytes, context: Any) -> bytes:
         raise RuntimeError("by mistake")
+
+    async def stuck(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
+        del requests, context
+        await asyncio.sleep(60)
+        return b""
 
     async def forever(self, request: bytes, context: Any) -> bytes:
         self.running += 1
@@ -151,6 +166,8 @@ def test_metadata_and_statuses_arrive_as_they_were_sent(sides: tuple[bool, bool]
         for method, code, details in (
             ("abort", grpc.StatusCode.NOT_FOUND, "no such thing: 50 % „größer“\n"),
             ("broken", grpc.StatusCode.UNKNOWN, "Unexpected <class 'RuntimeError'>: by mistake"),
+            ("unreadable", grpc.StatusCode.UNKNOWN, "Unexpected <class 'ValueError'>: not this"),
+            ("unwritable", grpc.StatusCode.UNKNOWN, "Unexpected <class 'ValueError'>: not this"),
             ("absent", grpc.StatusCode.UNIMPLEMENTED, "Method not found!"),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -436,6 +453,11 @@ BROKEN = {
     "a window of 2 GiB": (frames.settings({frames.INITIAL_WINDOW_SIZE: 2**31}), frames.FLOW_CONTROL_ERROR),
     "a push": (frames.frame(frames.PUSH_PROMISE, 0, 1, bytes(4)), frames.PROTOCOL_ERROR),
     "no message": (HALF + frames.frame(frames.DATA, 0, 1, b"\x07xxxx"), frames.PROTOCOL_ERROR),
+    "more than the window": (
+        frames.headers(1, block("/peer/stuck"), end_stream=False)
+        + frames.frame(frames.DATA, 0, 1, b"\0\0\x01\0\0" + bytes(65_536)) * 200,
+        frames.FLOW_CONTROL_ERROR,
+    ),
     "data of no stream": (frames.frame(frames.DATA, 0, 0, b"x"), frames.PROTOCOL_ERROR),
 }
 

@@ -134,6 +134,9 @@ class RpcCall:
 
     def start(self, request: Any, *, streams_in: bool) -> None:
         """Begins it. A call that streams and is given no requests waits for `write`."""
+        if not streams_in and (connection := self._channel.at_hand()) is not None:
+            self._ask(connection, request)
+            return
         self._task = asyncio.get_running_loop().create_task(self._run(request, streams_in=streams_in))
 
     async def _run(self, request: Any, *, streams_in: bool) -> None:
@@ -142,13 +145,10 @@ class RpcCall:
             await connection.has_room()
             if connection.closed:
                 raise UnavailableError(connection.why)
-            self._stream = stream = ClientStream(connection, self, self._channel.largest)
-            self.inbox.stream = stream
-            first = frames.headers(stream.stream_id, self._fields(), end_stream=False)
             if not streams_in:
-                stream.send(self._write(request), first, end=True)
+                self._ask(connection, request)
                 return
-            connection.write(first)
+            connection.write(self._first(connection))
             if not self._opened.done():
                 self._opened.set_result(None)
             if request is not None:
@@ -165,20 +165,22 @@ class RpcCall:
             if self._stream:
                 self._stream.reset(frames.CANCEL)
 
-    def _fields(self) -> bytes:
-        found = [
-            (b":method", b"POST"),
-            (b":scheme", b"http"),
-            (b":path", self._method.encode()),
-            (b":authority", self._channel.authority.encode()),
-            (b"te", b"trailers"),
-            (b"content-type", b"application/grpc"),
-            (b"user-agent", b"cotenant"),
-        ]
+    def _ask(self, connection: "ClientConnection", request: Any) -> None:
+        """Sends the one request there is."""
+        body = self._write(request)
+        first = self._first(connection)
+        assert self._stream is not None
+        self._stream.send(body, first, end=True)
+
+    def _first(self, connection: "ClientConnection") -> bytes:
+        """Opens the stream; the frame in front of all others."""
+        block = self._channel.fields(self._method)
+        more = fd.of_metadata(self._metadata)
         if self._until_s is not None:
             left_s = max(0.0, self._until_s - asyncio.get_running_loop().time())
-            found.append((b"grpc-timeout", fd.of_timeout(left_s)))
-        return fd.block([*found, (b"grpc-accept-encoding", b"identity,deflate,gzip"), *fd.of_metadata(self._metadata)])
+            more.append((b"grpc-timeout", fd.of_timeout(left_s)))
+        self._stream = self.inbox.stream = ClientStream(connection, self, self._channel.largest)
+        return frames.headers(self._stream.stream_id, block + fd.block(more), end_stream=False)
 
     def finish(self, status: Status) -> None:
         """It ended; the first to say how is right."""

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import structlog
 
-from cotenant.runtime.http2 import frames
+from cotenant.runtime.http2 import fields, frames
 from cotenant.runtime.http2.calling import ClientStream, RpcCall, UnaryCall, UnavailableError
 from cotenant.runtime.http2.connection import Connection
 from cotenant.runtime.http2.fields import Fields
@@ -19,12 +19,19 @@ BACKOFF_GROWTH = 1.6
 STATE_S = 0.05  # between looks of those who wait for another state
 
 
+def _known(done: "asyncio.Future[Any]") -> None:
+    """Takes note of an error, so that the loop does not tell of it when nobody waits any more."""
+    if not done.cancelled():
+        done.exception()
+
+
 class ClientConnection(Connection):
     """A connection to a server."""
 
     def __init__(self, keepalive_s: float, keepalive_timeout_s: float) -> None:
         super().__init__(keepalive_s=keepalive_s, keepalive_timeout_s=keepalive_timeout_s)
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ready.add_done_callback(_known)
         self.retired = False  # no new streams
         self._next_id = 1
         self._room: list[asyncio.Future[None]] = []
@@ -119,9 +126,35 @@ class Channel(grpc.aio.Channel):
         self._connection: ClientConnection | None = None
         self._older: set[ClientConnection] = set()
         self.calls: set[RpcCall] = set()
+        self._blocks: dict[str, bytes] = {}
         self._closed = False
 
     # ---- the connection
+
+    def at_hand(self) -> ClientConnection | None:
+        """The connection, where there is one with room for a call."""
+        current = self._connection
+        if current is None or current.retired or current.closed or len(current.streams) >= current.peer_streams:
+            return None
+        return current
+
+    def fields(self, method: str) -> bytes:
+        """The fields that all calls of a method begin with."""
+        block = self._blocks.get(method)
+        if block is None:
+            block = self._blocks[method] = fields.block(
+                [
+                    (b":method", b"POST"),
+                    (b":scheme", b"http"),
+                    (b":path", method.encode()),
+                    (b":authority", self.authority.encode()),
+                    (b"te", b"trailers"),
+                    (b"content-type", b"application/grpc"),
+                    (b"user-agent", b"cotenant"),
+                    (b"grpc-accept-encoding", b"identity,deflate,gzip"),
+                ]
+            )
+        return block
 
     async def connected(self, *, wait: bool = False) -> ClientConnection:
         """The connection for a call. Raises UnavailableError; `wait`: for ever, instead of that."""
@@ -140,6 +173,7 @@ class Channel(grpc.aio.Channel):
                     await asyncio.sleep(pause_s)
                     continue
                 self._connecting = loop.create_task(self._connect())
+                self._connecting.add_done_callback(_known)
             try:
                 return await asyncio.shield(self._connecting)
             except OSError as error:

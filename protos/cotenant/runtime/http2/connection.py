@@ -34,6 +34,8 @@ class Connection(asyncio.Protocol):
         self.streams: dict[int, Stream] = {}
         self.blocked: dict[int, Stream] = {}  # streams that wait for a window
         self.window = frames.DEFAULT_WINDOW
+        # What a peer may send unasked: until our settings arrive, it is what the protocol says.
+        self.stream_window = max(OWN_WINDOW, frames.DEFAULT_WINDOW)
         self.peer_window = frames.DEFAULT_WINDOW  # of a new stream
         self.peer_frame = frames.DEFAULT_MAX_FRAME
         self.peer_streams = 2**31

@@ -1,9 +1,8 @@
-"""A call at the server: its head, the handler that answers it, and the context that the handler sees."""
+"""A call at the server: the handler that answers it, and the context that the handler sees."""
 
 import asyncio
-import inspect
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
@@ -11,8 +10,9 @@ from grpc.aio import AbortError
 
 from cotenant.runtime.http2 import fields as fd
 from cotenant.runtime.http2 import frames
-from cotenant.runtime.http2.fields import Fields, Metadata
+from cotenant.runtime.http2.fields import Metadata
 from cotenant.runtime.http2.frames import ProtocolError
+from cotenant.runtime.http2.heads import Head, Method
 from cotenant.runtime.http2.stream import Inbox, Stream, TooLargeError
 
 if TYPE_CHECKING:
@@ -27,67 +27,6 @@ _FIRST = (
 )
 _FIRST_BLOCK = fd.block(_FIRST)
 _OK_BLOCK = fd.block([(b"grpc-status", b"0")])
-
-
-class Head(NamedTuple):
-    """What the fields in front of a call say; equal fields give the same."""
-
-    path: str
-    timeout_s: float | None
-    encoding: bytes
-    metadata: Metadata
-    problem: tuple[grpc.StatusCode, str] | None
-    http_status: bytes  # other than 200 for what is no gRPC at all
-
-
-def head_of(fields: Fields, metadata_bytes: int) -> Head:
-    """Reads the fields; what is wrong with them becomes the call's answer."""
-    path, timeout, encoding, problem = "", None, b"identity", None
-    kind = method = b""
-    size = 0
-    for name, value in fields:
-        size += len(name) + len(value) + 32
-        if name == b":path":
-            path = value.decode("latin-1")
-        elif name == b"grpc-timeout":
-            timeout = value
-        elif name == b"grpc-encoding":
-            encoding = value
-        elif name == b"content-type":
-            kind = value
-        elif name == b":method":
-            method = value
-    seconds: float | None = None
-    metadata: Metadata = ()
-    try:
-        seconds = fd.timeout_s(timeout) if timeout is not None else None
-        metadata = fd.metadata_of(fields)
-    except ProtocolError as error:
-        problem = (grpc.StatusCode.INTERNAL, str(error))
-    if size > metadata_bytes:
-        text = f"received metadata size exceeds hard limit ({size} vs. {metadata_bytes})"
-        problem = (grpc.StatusCode.RESOURCE_EXHAUSTED, text)
-    elif encoding not in {b"identity", b"gzip", b"deflate"}:
-        text = f"Compression algorithm '{encoding.decode('latin-1')}' is not supported"
-        problem = (grpc.StatusCode.UNIMPLEMENTED, text)
-    status = b"200" if kind.startswith(b"application/grpc") else b"415"
-    return Head(path, seconds, encoding, metadata, problem, b"405" if method != b"POST" else status)
-
-
-class Method:
-    """A handler, looked at once."""
-
-    def __init__(self, handler: Any) -> None:
-        """Raises TypeError for a behaviour that is neither a coroutine nor an asynchronous generator."""
-        self.streams_in: bool = handler.request_streaming
-        self.streams_out: bool = handler.response_streaming
-        found = (handler.stream_stream, handler.unary_stream, handler.stream_unary, handler.unary_unary)
-        self.behaviour: Callable[..., Any] = next(one for one in found if one)
-        self.read: Callable[[bytes], Any] = handler.request_deserializer or bytes
-        self.write: Callable[[Any], bytes] = handler.response_serializer or bytes
-        self.generates = inspect.isasyncgenfunction(self.behaviour)
-        if not self.generates and not inspect.iscoroutinefunction(self.behaviour):
-            raise TypeError(f"{self.behaviour} blocks the event loop: expected a coroutine or asynchronous generator")
 
 
 class Call(Stream):
@@ -240,10 +179,11 @@ class Call(Stream):
         if method.streams_out or self._code not in {None, _OK}:
             self._finish(self._code or _OK, self._details)
             return
+        body = method.write(response)
         self._over = True
         if self._timer:
             self._timer.cancel()
-        self.send(method.write(response), self._first(), self._trailers(_OK, ""))
+        self.send(body, self._first(), self._trailers(_OK, ""))
         self._give_up()
 
     def _first(self) -> bytes:

@@ -16,7 +16,8 @@ import structlog
 from cotenant.runtime.http2 import frames
 from cotenant.runtime.http2.connection import Connection
 from cotenant.runtime.http2.fields import Fields
-from cotenant.runtime.http2.handling import Call, Head, Method, head_of
+from cotenant.runtime.http2.handling import Call
+from cotenant.runtime.http2.heads import Head, Method, head_of
 
 _log = structlog.get_logger()
 BACKLOG = 1024
@@ -280,6 +281,7 @@ class ServerConnection(Connection):
         self.last_stream_id = stream_id
         call = Call(self, stream_id, fields, self.server.limits.message_bytes)
         self.streams[stream_id] = call
+        call.peer_ended = ends
         call.begin()
         if ends:
             call.end_received()

@@ -73,6 +73,8 @@ class Stream:
             self._uncredited += end - start
             if self._uncredited >= self.connection.stream_credit:
                 self.credit()
+                if self._uncredited > self.connection.stream_window:
+                    raise ProtocolError("more data than the window allowed", frames.FLOW_CONTROL_ERROR)
         try:
             self._split(data, start, end)
         except TooLargeError as error:

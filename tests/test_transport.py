@@ -91,7 +91,7 @@ def test_a_certificate_without_the_role_is_denied_by_name(folder: Path, logged: 
         ("nothing", "the server wants a certificate"),
         ("another authority's", "the server does not accept the certificate"),
         ("expired", "certificate has expired"),
-        ("an unbelieved server", "unable to get local issuer certificate"),
+        ("an unbelieved server", "self-signed certificate in certificate chain"),
         ("another server's name", "Hostname mismatch, certificate is not valid for 'elsewhere'"),
     ],
 )

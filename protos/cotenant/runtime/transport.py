@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import structlog
 
-from cotenant.runtime import access, certificates, http2
+from cotenant.runtime import access, certificates, http2, tls
 from cotenant.runtime.certificates import Certificates
 from cotenant.runtime.channels import Adding, Making, Metadata, RenewedChannel
 from cotenant.runtime.guard import Denials, Guard
@@ -40,7 +40,7 @@ class TransportSettings:
     )
     tls_server_name: str = setting("", "name expected in their certificates; default: that of the address")
     access: str = setting("", "who may do what, TOML (docs/security.md); empty for the default", metavar="FILE")
-    http2: str = setting("own", "whose HTTP/2 carries gRPC where there is no TLS", choices=["own", "grpcio"])
+    http2: str = setting("own", "whose HTTP/2 carries gRPC", choices=["own", "grpcio"])
     token_file: str = setting("", "bearer token shown to the services connected to", metavar="FILE")
 
 
@@ -70,9 +70,14 @@ class Transport:
 
     def server(self, options: Options, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
         """A server that is not bound yet. `options` are gRPC's."""
-        if self.settings.tls_certificate or self.settings.http2 == "grpcio":
+        if self.settings.http2 == "grpcio":
             return grpc.aio.server(options=options, interceptors=interceptors)
-        return http2.Server(options=options, interceptors=interceptors)
+        secured = None
+        if self.settings.tls_certificate:
+            assert self.certificates is not None
+            certain = bool(self.settings.tls_client_ca)
+            secured = tls.server_context(self.certificates.get, client_certificates=certain)
+        return http2.Server(options=options, interceptors=interceptors, secured=secured)
 
     def bind(self, server: grpc.aio.Server, address: str) -> int:
         """Has a server listen at an address; returns the port. Raises RuntimeError if it cannot be had."""
@@ -87,6 +92,8 @@ class Transport:
         clients = "must show a certificate" if self.settings.tls_client_ca else "need no certificate"
         days = int((own.expires_s - time.time()) / 86400)
         _log.info("secured", address=address, names=own.names, expires_in_days=days, clients=clients)
+        if isinstance(server, http2.Server):
+            return server.bind(address)
         return server.add_secure_port(address, self._server_credentials())
 
     def _server_credentials(self) -> grpc.ServerCredentials:
@@ -134,11 +141,14 @@ class Transport:
         if not self.settings.tls_ca:
             return Making(None, lambda: self._in_clear(address, options))
         assert self.certificates is not None
+        now = self.certificates.get()
+        if self.settings.http2 == "own":
+            name = self.settings.tls_server_name
+            return Making(
+                now, lambda: http2.Channel(address, options, secured=tls.client_context(now), server_name=name)
+            )
         named = self._named(address, options)
-        return Making(
-            self.certificates.get(),
-            lambda: grpc.aio.secure_channel(address, self._channel_credentials(), options=named),
-        )
+        return Making(now, lambda: grpc.aio.secure_channel(address, self._channel_credentials(), options=named))
 
     def _channel_credentials(self) -> grpc.ChannelCredentials:
         assert self.certificates is not None

@@ -2,7 +2,7 @@
 
 `grpc.aio` hands every event from a thread of its own to the loop, through a socket; a message costs some 100 us on each
 side. Here frames are read and written where the loop reads and writes. It is gRPC on the wire: every client and every
-server in any language can be the peer. Connections with TLS are left to `grpc.aio` (`runtime.transport`).
+server in any language can be the peer.
 """
 
 from cotenant.runtime.http2.channel import Channel

@@ -1,6 +1,7 @@
 """A gRPC channel on the event loop, with the methods of `grpc.aio.Channel` that services here use."""
 
 import asyncio
+import ssl
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,11 +108,23 @@ class ClientConnection(Connection):
 class Channel(grpc.aio.Channel):
     """See the module's text. It connects when the first call is made, and again after each break."""
 
-    def __init__(self, target: str, options: Sequence[tuple[str, Any]] = ()) -> None:
-        """`target`: "host:port", "dns:///host:port" or "unix:path"; `options` are gRPC's."""
+    def __init__(
+        self,
+        target: str,
+        options: Sequence[tuple[str, Any]] = (),
+        *,
+        secured: ssl.SSLContext | None = None,
+        server_name: str = "",
+    ) -> None:
+        """`target`: "host:port", "dns:///host:port" or "unix:path"; `options` are gRPC's.
+
+        With `secured` there is TLS, and the server must be `server_name`: by default the host, "localhost" for a path.
+        """
+        self._secured = secured
         told = dict(options)
         self.target = target.removeprefix("dns:").removeprefix("///")
         self.authority = "localhost" if target.startswith("unix:") else self.target
+        self._server_name = server_name or (self.authority.rpartition(":")[0].strip("[]") or "localhost")
         self.largest = max(0, told.get("grpc.max_receive_message_length", 4 * 2**20))
         self._keepalive = (
             told.get("grpc.keepalive_time_ms", 2**31) / 1e3,
@@ -145,7 +158,7 @@ class Channel(grpc.aio.Channel):
             block = self._blocks[method] = fields.block(
                 [
                     (b":method", b"POST"),
-                    (b":scheme", b"http"),
+                    (b":scheme", b"https" if self._secured else b"http"),
                     (b":path", method.encode()),
                     (b":authority", self.authority.encode()),
                     (b"te", b"trailers"),
@@ -208,11 +221,14 @@ class Channel(grpc.aio.Channel):
         def protocol() -> ClientConnection:
             return ClientConnection(*self._keepalive)
 
+        secured: dict[str, Any] = {}
+        if self._secured:
+            secured = {"ssl": self._secured, "server_hostname": self._server_name}
         if self.target.startswith("unix:"):
             path = self.target.removeprefix("unix:").removeprefix("//")
-            return (await loop.create_unix_connection(protocol, path))[1]
+            return (await loop.create_unix_connection(protocol, path, **secured))[1]
         host, _, port = self.target.rpartition(":")
-        return (await loop.create_connection(protocol, host.strip("[]"), int(port)))[1]
+        return (await loop.create_connection(protocol, host.strip("[]"), int(port), **secured))[1]
 
     async def channel_ready(self) -> None:
         """Returns when there is a connection."""

@@ -1,7 +1,7 @@
 """A call at the server: the handler that answers it, and the context that the handler sees."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -239,12 +239,9 @@ class Call(Stream):
         """See grpc.aio.ServicerContext."""
         return self.connection.peer
 
-    def auth_context(self) -> dict[str, Iterable[bytes]]:
-        """Nobody proves anything on a connection without TLS."""
-        return {}
-
-    def peer_identities(self) -> None:
-        """See `auth_context`."""
+    def auth_context(self) -> dict[str, list[bytes]]:
+        """See grpc.aio.ServicerContext; empty without TLS, and for a client without a certificate."""
+        return self.connection.auth_context
 
     def time_remaining(self) -> float | None:
         """Seconds until the client's deadline; None without one."""

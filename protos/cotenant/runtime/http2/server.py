@@ -5,6 +5,7 @@ import contextlib
 import errno
 import ipaddress
 import socket
+import ssl
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import grpc
 import structlog
 
+from cotenant.runtime import tls
 from cotenant.runtime.http2 import frames
 from cotenant.runtime.http2.connection import Connection
 from cotenant.runtime.http2.fields import Fields
@@ -65,9 +67,14 @@ class Server(grpc.aio.Server):
     """See the module's text."""
 
     def __init__(
-        self, *, options: Sequence[tuple[str, Any]] = (), interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+        self,
+        *,
+        options: Sequence[tuple[str, Any]] = (),
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        secured: ssl.SSLContext | None = None,
     ) -> None:
-        """`options` are gRPC's; those that have no meaning here are ignored."""
+        """`options` are gRPC's; those that have no meaning here are ignored. With `secured` all ports have TLS."""
+        self._secured = secured
         self.limits = limits_of(options)
         self._interceptors = list(interceptors)
         self._generic: list[grpc.GenericRpcHandler] = []
@@ -130,6 +137,12 @@ class Server(grpc.aio.Server):
     # ---- where
 
     def add_insecure_port(self, address: str) -> int:
+        """See `bind`. Raises TypeError where there is TLS."""
+        if self._secured:
+            raise TypeError("this server has TLS: use bind")
+        return self.bind(address)
+
+    def bind(self, address: str) -> int:
         """Listens at "host:port" or "unix:path"; the port. Raises RuntimeError if the address cannot be had."""
         try:
             return self._bind(address)
@@ -137,8 +150,8 @@ class Server(grpc.aio.Server):
             raise RuntimeError(f"cannot listen at {address!r}: {error}") from error
 
     def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
-        """Raises NotImplementedError: TLS is left to `grpc.aio`."""
-        raise NotImplementedError("no TLS here")
+        """Raises NotImplementedError: gRPC's credentials cannot be looked into."""
+        raise NotImplementedError("give the server an SSLContext")
 
     def _bind(self, address: str) -> int:
         if address.startswith("unix:"):
@@ -180,9 +193,14 @@ class Server(grpc.aio.Server):
     async def start(self) -> None:
         """Takes connections."""
         loop = asyncio.get_running_loop()
+        secured: dict[str, Any] = {}
+        if self._secured:
+            secured = {"ssl": self._secured, "ssl_handshake_timeout": self.limits.handshake_s}
         for listening in self._sockets:
-            make = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
-            self._listening.append(await make(lambda: ServerConnection(self), sock=listening, backlog=BACKLOG))
+            make: Any = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
+            self._listening.append(
+                await make(lambda: ServerConnection(self), sock=listening, backlog=BACKLOG, **secured)
+            )
 
     async def stop(self, grace: float | None = None) -> None:
         """Takes no more calls; cancels, after `grace` seconds, those that have not ended."""
@@ -224,6 +242,7 @@ class ServerConnection(Connection):
         self.server = server
         self.calls: set[Call] = set()  # whose handlers run
         self.peer = "unknown"
+        self.auth_context: dict[str, list[bytes]] = {}
         self._retired = False  # and the client knows
         self._client_pinged_s = -1e9
 
@@ -235,6 +254,7 @@ class ServerConnection(Connection):
             return
         server.connections.add(self)
         self.peer = _peer(self._transport)
+        self.auth_context = tls.auth_context(self._transport)
         offered = {frames.MAX_HEADER_LIST_SIZE: limits.metadata_bytes}
         if limits.streams < 2**31 - 1:
             offered[frames.MAX_CONCURRENT_STREAMS] = limits.streams

@@ -5,6 +5,8 @@ import contextlib
 import socket
 import struct
 import time
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 from unittest import mock
@@ -343,6 +345,9 @@ def test_messages_pass_whole_through_any_windows_and_cuts(
             for message in messages:
                 yield message
 
+        await client.ready  # from now on no window is larger than told, and both ends see to it
+        while serves.stream_window != window:
+            await asyncio.sleep(0)
         streams = [channel.stream_stream("/peer/many_many")(requests()) for _ in range(2)]
         for one in streams:
             assert [answer async for answer in one] == messages
@@ -356,6 +361,7 @@ def test_messages_pass_whole_through_any_windows_and_cuts(
         mock.patch.object(connection, "OWN_WINDOW", window),
         mock.patch.object(connection.Connection, "stream_credit", max(1, window // 2)),
         mock.patch.object(connection, "OWN_MAX_FRAME", largest_frame),
+        mock.patch.object(connection, "OWN_CONNECTION_WINDOW", 65_536),
         mock.patch.object(stream, "HELD_BYTES", held),
     ):
         asyncio.run(asyncio.wait_for(main(), 60))
@@ -429,6 +435,11 @@ def ended(found: list[tuple[int, int, int, bytes]]) -> bool:
     return any(kind == frames.GOAWAY for kind, *_ in found)
 
 
+def statuses(found: list[tuple[int, int, int, bytes]]) -> list[bytes]:
+    """The last fields of calls, in the order in which they ended."""
+    return [payload for kind, flags, _, payload in found if kind == frames.HEADERS and flags & frames.END_STREAM]
+
+
 def answered(found: list[tuple[int, int, int, bytes]]) -> bool:
     return any(kind == frames.HEADERS and flags & frames.END_STREAM for kind, flags, *_ in found)
 
@@ -452,7 +463,10 @@ BROKEN = {
     "a frame size of 1": (frames.settings({frames.MAX_FRAME_SIZE: 1}), frames.PROTOCOL_ERROR),
     "a window of 2 GiB": (frames.settings({frames.INITIAL_WINDOW_SIZE: 2**31}), frames.FLOW_CONTROL_ERROR),
     "a push": (frames.frame(frames.PUSH_PROMISE, 0, 1, bytes(4)), frames.PROTOCOL_ERROR),
-    "no message": (HALF + frames.frame(frames.DATA, 0, 1, b"\x07xxxx"), frames.PROTOCOL_ERROR),
+    "fields without end": (
+        frames.frame(frames.HEADERS, 0, 1) + frames.frame(frames.CONTINUATION, 0, 1, bytes(1000)) * 5,
+        frames.ENHANCE_YOUR_CALM,
+    ),
     "more than the window": (
         frames.headers(1, block("/peer/stuck"), end_stream=False)
         + frames.frame(frames.DATA, 0, 1, b"\0\0\x01\0\0" + bytes(65_536)) * 200,
@@ -474,9 +488,77 @@ def test_who_breaks_the_protocol_is_told_how_and_nobody_else_notices(what: str) 
         found = raw.read(ended)
         return next(payload for kind, _, _, payload in found if kind == frames.GOAWAY)
 
-    told, _ = hostile(talk)
+    with mock.patch.object(connection, "LARGEST_BLOCK", 4096):
+        told, _ = hostile(talk)
     if code is not None:
         assert struct.unpack(">L", told[4:8])[0] == code, told
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        (b"\x07xxxx", b"a message begins with 7"),
+        (b"\0\0\0\0\x09half", b"the stream ended within a message"),
+        (b"\x01\0\0\0\x01x", b"a compressed message with grpc-encoding identity"),
+    ],
+)
+def test_a_message_that_is_none_ends_its_call_alone(data: bytes, wanted: bytes) -> None:
+    def talk(raw: Raw) -> Any:
+        raw.socket.sendall(GREETING + HALF + frames.frame(frames.DATA, frames.END_STREAM, 1, data) + asking(3))
+        return raw.read(lambda found: len(statuses(found)) == 2)
+
+    first, second = statuses(hostile(talk)[0])
+    assert b"grpc-status\x0213" in first
+    assert wanted in first
+    assert b"grpc-status\x010" in second
+
+
+def test_windows_that_change_while_a_call_waits_are_kept_to_the_byte() -> None:
+    def talk(raw: Raw) -> Any:
+        raw.socket.sendall(frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 2}) + CALL)
+        got = [raw.read(lambda found: any(kind == frames.DATA for kind, *_ in found))]
+        raw.socket.sendall(frames.settings({frames.INITIAL_WINDOW_SIZE: 3}))
+        got.append(raw.read(lambda found: any(kind == frames.DATA for kind, *_ in found)))
+        raw.socket.sendall(frames.window_update(1, 1))
+        got.append(raw.read(lambda found: any(kind == frames.DATA for kind, *_ in found)))
+        raw.socket.sendall(frames.window_update(1, 100))
+        got.append(raw.read(answered))
+        return got
+
+    got, _ = hostile(talk)
+    sent = [b"".join(payload for kind, _, _, payload in found if kind == frames.DATA) for found in got]
+    assert sent == [MESSAGE[:2], MESSAGE[2:3], MESSAGE[3:4], MESSAGE[4:]]
+
+
+def test_a_server_keeps_deadlines_of_its_own() -> None:
+    def talk(raw: Raw) -> Any:
+        late = frames.headers(1, block("/peer/forever", (b"grpc-timeout", b"50m")), end_stream=False)
+        raw.socket.sendall(GREETING + late + frames.frame(frames.DATA, frames.END_STREAM, 1, MESSAGE))
+        return raw.read(answered)
+
+    found, peer = hostile(talk)
+    assert b"grpc-status\x014" in statuses(found)[0]
+    assert peer.cancelled.is_set()
+
+
+def test_a_bomb_takes_no_memory() -> None:
+    bomb = zlib.compress(bytes(300_000_000), 9, 31)
+    fields_of_it = block("/peer/one_one", (b"grpc-encoding", b"gzip"))
+    body = b"\x01" + len(bomb).to_bytes(4, "big") + bomb
+    pieces = [body[i : i + 16_000] for i in range(0, len(body), 16_000)]
+    sent = GREETING + frames.headers(1, fields_of_it, end_stream=False)
+    sent += b"".join(frames.frame(frames.DATA, 0, 1, piece) for piece in pieces)
+    tracemalloc.start()
+
+    def talk(raw: Raw) -> Any:
+        raw.socket.sendall(sent)
+        return raw.read(answered)
+
+    found, _ = hostile(talk, [("grpc.max_receive_message_length", 2_000_000)])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert b"larger than max" in statuses(found)[0]
+    assert peak < 30_000_000
 
 
 def test_padding_priority_and_continuations_are_read_as_the_protocol_has_them() -> None:
@@ -526,6 +608,7 @@ def test_calls_opened_and_reset_in_a_hurry_stay_within_the_limit() -> None:
 )
 def test_who_asks_and_does_not_listen_is_cut_off(asked: bytes) -> None:
     def talk(raw: Raw) -> Any:
+        raw.socket.settimeout(60)  # the system holds much before anybody notices
         raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.socket.sendall(GREETING)
         try:

@@ -11,7 +11,7 @@ from grpc.aio import Metadata as AioMetadata
 from cotenant.runtime.http2 import fields as fd
 from cotenant.runtime.http2 import frames
 from cotenant.runtime.http2.frames import ProtocolError
-from cotenant.runtime.http2.stream import Inbox, Stream, TooLargeError
+from cotenant.runtime.http2.stream import Inbox, MessageError, Stream
 
 if TYPE_CHECKING:
     from cotenant.runtime.http2.channel import Channel, ClientConnection
@@ -87,9 +87,9 @@ class ClientStream(Stream):
         found = grpc.StatusCode.UNAVAILABLE if code is None else _OF_RESET.get(code, grpc.StatusCode.INTERNAL)
         self._call.finish(Status(found, reason if code is None else f"{reason} with code {code}"))
 
-    def refused(self, error: TooLargeError) -> None:
+    def refused(self, error: MessageError) -> None:
         """See Stream."""
-        self._call.finish(Status(grpc.StatusCode.RESOURCE_EXHAUSTED, f"CLIENT: {error}"))
+        self._call.finish(Status(error.code, f"CLIENT: {error}"))
         self.reset(frames.CANCEL)
 
 

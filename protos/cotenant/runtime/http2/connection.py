@@ -225,6 +225,8 @@ class Connection(asyncio.Protocol):
         if stream is None and not stream_id > 0:
             raise ProtocolError("data of no stream")
         self._uncredited += length
+        if self._uncredited > OWN_CONNECTION_WINDOW:
+            raise ProtocolError("more data than the connection's window allowed", frames.FLOW_CONTROL_ERROR)
         if self._uncredited >= OWN_CONNECTION_WINDOW // 2:
             self._answer(frames.window_update(0, self._uncredited))
             self._uncredited = 0
@@ -330,6 +332,7 @@ class Connection(asyncio.Protocol):
 
     def _settings(self, flags: int, payload: bytes) -> None:
         if flags & frames.ACK:
+            self.stream_window = OWN_WINDOW
             return
         values = frames.read_settings(payload)
         window = values.get(frames.INITIAL_WINDOW_SIZE, self.peer_window)

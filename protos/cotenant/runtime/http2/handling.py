@@ -13,7 +13,7 @@ from cotenant.runtime.http2 import frames
 from cotenant.runtime.http2.fields import Metadata
 from cotenant.runtime.http2.frames import ProtocolError
 from cotenant.runtime.http2.heads import Head, Method
-from cotenant.runtime.http2.stream import Inbox, Stream, TooLargeError
+from cotenant.runtime.http2.stream import Inbox, MessageError, Stream
 
 if TYPE_CHECKING:
     from cotenant.runtime.http2.server import ServerConnection
@@ -115,9 +115,9 @@ class Call(Stream):
         if self._inbox is not None:
             self._inbox.end(asyncio.CancelledError())
 
-    def refused(self, error: TooLargeError) -> None:
+    def refused(self, error: MessageError) -> None:
         """See Stream."""
-        self._finish(grpc.StatusCode.RESOURCE_EXHAUSTED, f"SERVER: {error}")
+        self._finish(error.code, f"SERVER: {error}")
 
     def _expired(self) -> None:
         self._finish(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")

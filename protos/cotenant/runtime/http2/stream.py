@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import grpc
+
 from cotenant.runtime.http2 import frames
 from cotenant.runtime.http2.frames import DATA, END_STREAM, HEAD_BYTES, ProtocolError, head
 
@@ -18,8 +20,20 @@ HELD_BYTES = 8 * 2**20  # messages that nobody took yet; beyond, the peer gets n
 _WBITS = {b"gzip": 31, b"deflate": 15}
 
 
-class TooLargeError(Exception):
-    """A message that is larger than allowed."""
+class MessageError(Exception):
+    """A message that is not accepted. The call ends with `code`, and others go on."""
+
+    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def _too_large(told: str) -> MessageError:
+    return MessageError(grpc.StatusCode.RESOURCE_EXHAUSTED, f"Received message larger than max ({told})")
+
+
+def _broken(text: str) -> MessageError:
+    return MessageError(grpc.StatusCode.INTERNAL, text)
 
 
 class Stream:
@@ -61,7 +75,7 @@ class Stream:
         """The peer reset the stream with a code, or the connection is gone (None)."""
         raise NotImplementedError
 
-    def refused(self, error: TooLargeError) -> None:
+    def refused(self, error: MessageError) -> None:
         """The peer sent what is not accepted."""
         raise NotImplementedError
 
@@ -77,7 +91,7 @@ class Stream:
                     raise ProtocolError("more data than the window allowed", frames.FLOW_CONTROL_ERROR)
         try:
             self._split(data, start, end)
-        except TooLargeError as error:
+        except MessageError as error:
             self._missing = -1
             self._parts.clear()
             self.refused(error)
@@ -114,34 +128,34 @@ class Stream:
 
     def _begin(self, data: bytes, at: int) -> None:
         if data[at] > 1:
-            raise ProtocolError(f"a message begins with {data[at]}")
+            raise _broken(f"a message begins with {data[at]}")
         self._compressed = data[at] == 1
         (size,) = frames.unpack_one(data, at + 1)
         if self._largest and size > self._largest:
-            raise TooLargeError(f"Received message larger than max ({size} vs. {self._largest})")
+            raise _too_large(f"{size} vs. {self._largest}")
         self._missing = size
 
     def _whole(self, message: bytes) -> None:
         self._message(self._inflated(message) if self._compressed else message)
 
     def _inflated(self, message: bytes) -> bytes:
-        """Raises TooLargeError before more is unpacked than allowed, ProtocolError for what cannot be."""
+        """Raises MessageError before more is unpacked than allowed, or for what cannot be."""
         if self.encoding not in _WBITS:
-            raise ProtocolError(f"a compressed message with grpc-encoding {self.encoding.decode('latin-1')}")
+            raise _broken(f"a compressed message with grpc-encoding {self.encoding.decode('latin-1')}")
         unpacker = zlib.decompressobj(_WBITS[self.encoding])
         try:
             whole = unpacker.decompress(message, self._largest + 1 if self._largest else 0)
         except zlib.error as error:
-            raise ProtocolError(f"a message that cannot be decompressed: {error}") from error
+            raise _broken(f"a message that cannot be decompressed: {error}") from error
         if self._largest and len(whole) > self._largest:
-            raise TooLargeError(f"Received message larger than max (more than {self._largest} decompressed)")
+            raise _too_large(f"decompressed more than {self._largest}")
         return whole
 
     def end_received(self) -> None:
         """The peer sends no more."""
         self.peer_ended = True
         if self._missing >= 0 or self._prefix:
-            raise ProtocolError("a stream ended within a message")
+            self.refused(_broken("the stream ended within a message"))
         self._ended()
         self.connection.forget_if_done(self)
 

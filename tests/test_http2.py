@@ -623,16 +623,23 @@ def test_who_asks_and_does_not_listen_is_cut_off(asked: bytes) -> None:
     assert cut_off
 
 
-def test_connections_that_never_greet_and_too_many_of_them_are_closed() -> None:
+def test_connections_beyond_the_limit_are_closed_at_once() -> None:
     def talk(raw: Raw) -> Any:
         more = [socket.create_connection(raw.socket.getpeername(), timeout=10) for _ in range(3)]
-        return [one.recv(1000)[:0] for one in more[2:]], raw.read(ended), more
+        return more[-1].recv(1000), more[0].recv(1000)
 
-    (closed, found, _), _ = hostile(
-        talk, [("grpc.max_allowed_incoming_connections", 4), ("grpc.server_handshake_timeout_ms", 300)]
-    )
-    assert closed == [b""]
-    assert not ended(found)
+    (beyond, within), _ = hostile(talk, [("grpc.max_allowed_incoming_connections", 4)])
+    assert beyond == b""
+    assert within  # the server's settings
+
+
+def test_connections_that_never_greet_are_closed() -> None:
+    def talk(raw: Raw) -> Any:
+        raw.socket.sendall(frames.PREFACE[:5])
+        return raw.read(lambda _: False)
+
+    found, _ = hostile(talk, [("grpc.server_handshake_timeout_ms", 300)])
+    assert [kind for kind, *_ in found] == [frames.SETTINGS, frames.WINDOW_UPDATE]
 
 
 def test_too_much_metadata_is_refused_and_the_connection_goes_on() -> None:

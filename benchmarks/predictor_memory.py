@@ -5,9 +5,10 @@
 Of a hundred events about 70 are of 200 classes that run beside each other, 20 of classes that are seen once, 10 are
 broken. Each of the 200 goes after half a million events, and a new one comes in its place, in turn, so 10
 million events bring some two million classes, 1.6 million pairs of the 200, and, with a new incarnation for every
-thousand events, ten thousand incarnations. What is learned is written to SQLite and told to a subscriber as often as in
-the service at 10,000 events a second. Memory is read after every million events; --seconds ends it after the first
-reading later than that, with what was reached.
+thousand events, ten thousand incarnations. Every measured class has eight phases, and every slice tells for how long
+its co-runner had run, so what is believed of running batches is kept and forgotten too. What is learned is written to
+SQLite and told to a subscriber as often as in the service at 10,000 events a second. Memory is read after every million
+events; --seconds ends it after the first reading later than that, with what was reached.
 """
 
 import argparse
@@ -32,6 +33,8 @@ from cotenant.v1 import executor_pb2
 STEADY = 200
 LIFE = 500_000  # events, from the coming of one of them to its going
 FRAME = 100  # events
+PHASES = 8
+MS = 1_000_000
 PART = 1_000_000  # events between two rows
 LEVEL = 0.99
 PUSH_EVERY, SAVE_EVERY = 10, 50  # frames
@@ -53,16 +56,39 @@ def steady(place: int, number: int) -> str:
     return f"steady-{place}-{(number + place * (LIFE // STEADY)) // LIFE}"
 
 
+def measured(noise: random.Random, sequence: int, model: str) -> executor_pb2.ExecutorEvent:
+    """A solo measurement of a class with phases of their own demands and durations of kernels."""
+    told = profiled(sequence, model)
+    for i in range(PHASES):
+        phase = told.class_profiled.phases.add(end=(i + 1) / PHASES, kernel_ns=noise.uniform(2e4, 2e6))
+        phase.demand.extend([noise.random() for _ in RESOURCES])
+    told.class_profiled.kernel_ns = 1e6
+    return told
+
+
+def met(noise: random.Random, sequence: int, number: int, victim: str) -> executor_pb2.ExecutorEvent:
+    """A batch that ran beside one of the steady classes, which had begun a little earlier."""
+    other, duration_ms = steady(noise.randrange(STEADY), number), noise.uniform(10, 25)
+    told = finished(sequence, victim, duration_ms, beside=other, forecast_ms=15)
+    told.batch_finished.started_ns = number * MS
+    told.at_ns = told.batch_finished.started_ns + told.batch_finished.duration_ns
+    told.batch_finished.slices[0].co_runner_elapsed_ns.append(noise.randrange(10 * MS))
+    return told
+
+
 def event(noise: random.Random, sequence: int, number: int) -> executor_pb2.ExecutorEvent:
+    if number < STEADY:
+        return measured(noise, sequence, steady(number, number))
+    if number % (LIFE // STEADY) == 0:  # somebody new has come to the place that changes hands now
+        place = -number // (LIFE // STEADY) % STEADY
+        return measured(noise, sequence, steady(place, number))
     kind = noise.random()
     if kind < 0.7:
-        victim, other = (steady(noise.randrange(STEADY), number) for _ in range(2))
-        return finished(sequence, victim, noise.uniform(10, 25), beside=other, forecast_ms=15)
+        return met(noise, sequence, number, steady(noise.randrange(STEADY), number))
     if kind < 0.8:
-        return profiled(sequence, f"new-{number}")
+        return measured(noise, sequence, f"new-{number}")
     if kind < 0.9:
-        other = steady(noise.randrange(STEADY), number)
-        return finished(sequence, f"new-{number}", noise.uniform(10, 25), beside=other)
+        return met(noise, sequence, number, f"new-{number}")
     broken = finished(sequence, "steady-1", 10.0, beside="steady-2")
     broken.batch_finished.slices[0].duration_ns = noise.choice((0, 2**63, 5))
     return broken

@@ -113,12 +113,31 @@ def tensorrt_case(folder: Path) -> Case:
     return Case(onnx_case(folder).folder, config_of("tensorrt"), placement, twice)
 
 
+PYTHON = """
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            x, y = (pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("x", "y"))
+            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("z", 2 * (x + y))]))
+        return answers
+"""
+
+
+def python_case(folder: Path) -> Case:
+    (folder / "model.py").write_text(PYTHON)
+    return Case(folder, config_of("python", 'output [{ name: "z" data_type: TYPE_FP32 dims: [ 4 ] }]'), CPU, twice)
+
+
 CASES = {
     "onnxruntime": onnx_case,
     "torch.export": exported_case,
     "torchscript": scripted_case,
     "identity": identity_case,
     "emulated": emulated_case,
+    "python": python_case,
     "tensorrt": tensorrt_case,
 }
 NEED_GPU = {"tensorrt"}

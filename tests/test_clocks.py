@@ -123,9 +123,11 @@ def test_an_executor_asks_for_the_time_before_it_tells_any(tmp_path: Path) -> No
         told = [event for frame in elsewhere.frames for event in frame.events]
         assert all(OFFSET_NS < event.at_ns < after_ns + 10**9 for event in told)
         (finished,) = [event.batch_finished for event in told if event.HasField("batch_finished")]
-        assert before_ns < finished.started_ns < after_ns
+        unsure_ns = link.clock.uncertainty_ns  # on a busy machine the first exchange may take milliseconds
+        assert before_ns - unsure_ns < finished.started_ns < after_ns + unsure_ns
         (answer,) = await bench.answers(1)
-        assert before_ns < answer.execution.started_ns < after_ns  # what a frontend reads is on the scheduler's clock
+        # What a frontend reads is on the scheduler's clock.
+        assert before_ns - unsure_ns < answer.execution.started_ns < after_ns + unsure_ns
 
     asyncio.run(play())
 

@@ -141,7 +141,7 @@ def test_version_policies(tmp_path: Path, policy: str, chosen: list[str]) -> Non
         ('name: "other"', "of a model called 'other'"),
         ("max_batch_size: -1", "max_batch_size is -1"),
         ("sequence_batching {}", "sequence_batching has neither state nor control_input"),
-        ("model_transaction_policy { decoupled: true }", "decoupled"),
+        ("model_transaction_policy { decoupled: true } sequence_batching { state { } }", "decoupled"),
         ("version_policy { specific { versions: [ 7 ] } }", "none of the versions 1"),
     ],
 )

@@ -28,6 +28,7 @@ from frontend_requests import one_input, put_parameters, request, state, view
 
 MODEL = view(one_input("FP32", [2]))
 ONCE_ONLY = view(one_input("FP32", [2], more='parameters { key: "idempotent" value { string_value: "false" } }'))
+DECOUPLED = view(one_input("FP32", [2], more="model_transaction_policy { decoupled: true }"))
 SECOND = 1_000_000_000
 
 
@@ -171,7 +172,7 @@ async def test_no_more_is_taken_than_may_be_pending(bench: Bench) -> None:
         bench.submit()
     assert caught.value.reason == "QUEUE_FULL"
     assert caught.value.code == grpc.StatusCode.UNAVAILABLE
-    assert caught.value.message == "Exceeds maximum queue size"
+    assert caught.value.message == "[request id: <id_unknown>] Exceeds maximum queue size"
 
 
 @on_a_loop
@@ -209,10 +210,11 @@ async def test_what_is_pending_is_submitted_again_after_a_break(bench: Bench) ->
     bench.dispatcher.abandon(gone)
     bench.dispatcher.disconnected()
     bench.connect()
-    assert bench.submits == [(early.request_id, 3)]
+    assert bench.submits == [(early.request_id, 3), (gone.request_id, 2)]
+    assert bench.cancels == [gone.request_id]  # nobody waits for it, but its block must come back
     bench.answer(early, attempt=2)
     assert early.done.result()
-    assert bench.cancels == [early.request_id]  # its third attempt may still wait
+    assert bench.cancels[1:] == [early.request_id]  # its third attempt may still wait
 
 
 @on_a_loop
@@ -435,3 +437,27 @@ async def test_a_cancellation_at_the_moment_of_the_answer_is_one_outcome(bench: 
     (stats,) = statistics.models.values()
     assert (stats.pending, stats.success.count, stats.failures["CANCELED"]) == (0, 0, 1)
     assert not bench.cancels  # there is nothing left to cancel
+
+
+@pytest.mark.parametrize("lost", ["none", "a response", "the last response"])
+@on_a_loop
+async def test_a_response_that_was_lost_does_not_go_unnoticed(bench: Bench, lost: str) -> None:
+    """Responses of a decoupled model are numbered: a stream that broke between them may have swallowed one."""
+    bench.connect()
+    pending = bench.submit(DECOUPLED)
+    for index in range(3):
+        if index == {"a response": 1, "the last response": 2}.get(lost):
+            continue
+        made = answer_of(pending.request_id, b"\2" * 8)
+        made.more, made.response_index = True, index
+        bench.dispatcher.answered(made, memoryview(b"\2" * 8))
+    end = executor_pb2.Answer(request_id=pending.request_id, attempt=1, response_index=3)
+    bench.dispatcher.answered(end, memoryview(b""))
+    if lost == "none":
+        assert [await pending.response() is not None for _ in range(4)] == [True, True, True, False]
+        assert await pending.done
+        return
+    with pytest.raises(RequestError, match="responses were lost") as caught:
+        await pending.done
+    assert caught.value.refusal == types_pb2.REJECT_REASON_EXECUTOR_LOST
+    assert not bench.dispatcher.pending

@@ -13,13 +13,14 @@ PURE = {  # the core and what it is made of: no clock, I/O, lock, log, random nu
     "protos": ["rolling", "estimates", "sharing", "tenant_names"],
     "scheduler": [
         *("core", "events", "books", "contention", "planning", "policy", "lifecycle", "snapshot"),
-        *("state", "requests", "batches", "roster", "turns", "agenda", "tables", "margin", "queues", "widening"),
-        *("settings", "tenants", "fairness", "tenancy", "adjusting"),
+        *("state", "requests", "batches", "roster", "turns", "agenda", "tables", "margin", "queues", "waiting"),
+        "widening",
+        *("settings", "tenants", "fairness", "tenancy", "adjusting", "rate_limits"),
         *("backlog", "baselines", "pairs", "policies/*"),
     ],
 }
 ALLOWED_IN_CORE = {
-    *("abc", "bisect", "collections.abc", "heapq", "itertools", "re", "typing", "msgspec"),
+    *("abc", "bisect", "collections.abc", "heapq", "itertools", "operator", "re", "typing", "msgspec"),
     *(
         "cotenant.runtime",
         *(f"cotenant.runtime.{name}" for name in ("estimates", "rolling", "sharing", "tenant_names")),

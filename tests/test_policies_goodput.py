@@ -246,12 +246,12 @@ def test_who_is_further_back_is_answered_later() -> None:
     for i in range(6):
         made.arrive("ab"[i % 2], slo_ms=1000 + i)
     device = made.core.devices["gpu-0"]
-    waiting = [entry[2] for entry in device.line if entry[3].key[0] == "a"]
-    ends = [backlog.finish_ns(device, request_id, made.now_ns, 0.95) for request_id in waiting]
+    waiting = [entry[4] for entry in device.line if entry[3].key[0] == "a"]
+    ends = [backlog.finish_ns(device, request, made.now_ns, 0.95) for request in waiting]
     assert ends == sorted(ends)
     assert len(set(ends)) == len(ends) == 2
-    with pytest.raises(ValueError, match="request 999 does not wait for gpu-0"):
-        backlog.finish_ns(device, 999, made.now_ns, 0.95)
+    with pytest.raises(KeyError, match="elsewhere"):
+        backlog.finish_ns(device, made.request("elsewhere").request, made.now_ns, 0.95)
 
 
 def test_it_can_be_told_why_a_free_place_stayed_free() -> None:

@@ -1,11 +1,16 @@
 """In which order a device's queues are served: priorities hold, and nothing waits for ever for them."""
 
+from typing import Any
+
+from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cotenant.inference import inference_pb2
+from cotenant.scheduler import codec
 from cotenant.scheduler import events as ev
 from cotenant.scheduler.queues import PATIENCE_NS, Queue
-from worlds import MS, World, launches, model_spec
+from worlds import MS, World, launches, model_spec, refusals
 
 KEY = ("a", "1", "")
 
@@ -58,3 +63,30 @@ def test_one_that_fills_a_gap_gives_way() -> None:
     assert launches(world.finish(1, after_ms=10)) == [("a", 1)]
     assert launches(world.finish(2, after_ms=10)) == [("b", 1)]
     assert world.now_ns > MS
+
+
+def test_each_level_of_priority_has_a_queue_of_its_own_size() -> None:
+    """Levels with a policy of their own have its size, the others the default's; 0 is as many as come."""
+    world = World("edf")
+    levels: dict[str, Any] = {"priority_levels": 3, "default_priority": 2, "max_queue_size": 2}
+    levels["queue_sizes"] = {1: 1, 3: 0}
+    world.join("a", concurrency=1, batching=False, work_ms=1.0, **levels)
+    world.arrive("a", slo_ms=0)  # runs
+    refused = {
+        priority: [bool(refusals(world.arrive("a", slo_ms=0, priority=priority))) for _ in range(4)]
+        for priority in (1, 2, 3, 9)
+    }
+    assert refused[1] == [False, True, True, True]
+    assert refused[2] == [False, False, True, True]
+    assert refused[3] == [False] * 4
+    assert refused[9] == [True] * 4  # there is no such level: it counts as the default's
+
+
+def test_queue_sizes_follow_from_the_configuration() -> None:
+    text = """
+      name: "m" max_batch_size: 4 dynamic_batching { priority_levels: 2 default_priority_level: 2
+        default_queue_policy { max_queue_size: 5 }
+        priority_queue_policy [{ key: 1 value { max_queue_size: 9 } }, { key: 2 value { } }] }
+    """
+    spec = codec.model_spec(text_format.Parse(text, inference_pb2.ModelConfig()).SerializeToString(), "1")
+    assert (spec.max_queue_size, spec.queue_sizes) == (5, {1: 9, 2: 0})

@@ -2,13 +2,17 @@
 
 The scheduler, the device's law and the predictor in the loop are the simulator's; this module says what changes when,
 and asks a forecaster that knows the law, but not who arrives later, what it would have forecast: the floor of every
-forecast at launch. Time is virtual, and each run is written as a log.
+forecast at launch. Where a neighbour is not reported, it also asks one that knows all of that but where in its life the
+neighbour is: the floor of whoever is told of reported batches alone. Time is virtual, and each run is written as a log.
 """
 
+import random
+from collections import deque
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import msgspec
 from recordings import PATIENCE, solo_ns
@@ -25,6 +29,8 @@ LOAD = 0.9  # offered work over time, in units of one device that runs one batch
 SLOWER = 1.25
 HIDDEN = -1  # key of the unreported stream
 FLOOR_EVERY = 4  # of so many batches one is forecast by the law
+# Places in its life where the unreported neighbour was found of late, how many are needed, and how many are tried.
+PLACES, LEAST_PLACES, TRIED = 200, 20, 9
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,21 @@ class ChangingGpu(EmulatedGpu):
         super().__init__(seed)
         self._hidden, self._span_ns = hidden, span_ns
         self._exact = False
+        self._places: deque[Stream] = deque(maxlen=PLACES)
+        self._drawn = random.Random(seed)
         self.floors_ns: dict[int, int] = {}  # by batch: its duration as the law forecasts it
+        self.blind_ns: dict[int, int] = {}  # the same of whoever does not know where the unreported neighbour is
 
     def start(self, now_ns: int, key: int, kernels: list[Kernel]) -> None:
         """A batch begins; some are first forecast by the law."""
         if key >= 0 and key % FLOOR_EVERY == 0 and not self._exact:
+            self._run_to(float(now_ns))
             self.floors_ns[key] = self._foretold_ns(now_ns, key, kernels)
+            for hidden in [stream for stream in self._streams if stream.key == HIDDEN]:
+                if len(self._places) >= LEAST_PLACES:
+                    tried = self._drawn.sample(self._places, TRIED)
+                    self.blind_ns[key] = median([self._foretold_ns(now_ns, key, kernels, place) for place in tried])
+                self._places.append(hidden.copy())
         super().start(now_ns, key, kernels)
 
     def finished(self, now_ns: int) -> list[Stream]:
@@ -72,19 +87,23 @@ class ChangingGpu(EmulatedGpu):
             super().start(now_ns, HIDDEN, self._hidden)
         return [stream for stream in done if stream.key != HIDDEN]
 
-    def _foretold_ns(self, now_ns: int, key: int, kernels: list[Kernel]) -> int:
-        """Runs a copy of the device until a batch without noise has ended, as if nobody came later."""
+    def _foretold_ns(self, now_ns: int, key: int, kernels: list[Kernel], place: Stream | None = None) -> int:
+        """Runs a copy of the device until a batch without noise has ended, as if nobody came later.
+
+        The unreported neighbour is taken to be at that `place`, if one is given.
+        """
         other = copy(self)
-        other.isolate()
+        other.isolate(place)
         other.start(now_ns, key, kernels)
         while (end_ns := other.next_finish_ns()) is not None:
             if any(stream.key == key for stream in other.finished(end_ns)):
                 return end_ns - now_ns
         raise AssertionError("a batch that began has ended")
 
-    def isolate(self) -> None:
-        """A copy that shares nothing that changes with its original, and draws no noise."""
-        self._streams, self._done, self._exact = [stream.copy() for stream in self._streams], [], True
+    def isolate(self, place: Stream | None) -> None:
+        """Shares nothing that changes with its original any more, and draws no noise."""
+        self._streams = [(place if place and stream.key == HIDDEN else stream).copy() for stream in self._streams]
+        self._done, self._ahead, self._exact = [], None, True
 
     def _noisy(self, kernels: list[Kernel]) -> list[Kernel]:
         return kernels if self._exact else super()._noisy(kernels)
@@ -111,10 +130,11 @@ class ChangingSimulation(Simulation):
         for executor, gpu in zip(self._devices.values(), self._gpus, strict=True):
             executor.device.gpu = gpu
 
-    def simulate(self) -> dict[int, int]:
-        """Runs all phases; returns what the law forecast of some batches, in ns by their id."""
+    def simulate(self) -> dict[str, dict[int, int]]:
+        """Runs all phases; returns what the law forecast of some batches, in ns by their id: `floor`, and `blind`."""
         self.run(self.change.phases * self.phase_ns)
-        return {key: value for gpu in self._gpus for key, value in gpu.floors_ns.items()}
+        floors = {key: value for gpu in self._gpus for key, value in gpu.floors_ns.items()}
+        return {"floor": floors, "blind": {key: value for gpu in self._gpus for key, value in gpu.blind_ns.items()}}
 
     def _phase(self, now_ns: int) -> int:
         return min(self.change.phases - 1, max(0, now_ns - START_NS) // self.phase_ns)

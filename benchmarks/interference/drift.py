@@ -47,6 +47,7 @@ class Case:
     borders: tuple[int, ...]  # number of the batch that comes first after each change
     actual: Floats
     floor: Floats  # relative error of the law's forecast; NaN where it was not asked
+    blind: Floats  # the same of whoever does not know where the unreported neighbour is
 
     def stretches(self) -> list[Stretch]:
         """Batches of each class after each change; before the first too, as of change 0."""
@@ -56,7 +57,7 @@ class Case:
 def case(change: Change, seed: int, folder: Path) -> Case:
     """The run, made if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
-    log, told = folder / "log", folder / "floors.json"
+    log, told = folder / "log", folder / "foretold.json"
     fresh = not told.exists()
     if fresh:
         for part in folder.glob("log*"):
@@ -64,14 +65,17 @@ def case(change: Change, seed: int, folder: Path) -> Case:
     simulation = ChangingSimulation(change, seed, REQUESTS, log if fresh else None)
     if fresh:
         told.write_text(json.dumps(simulation.simulate()), encoding="utf-8")
-    floors = {int(key): value for key, value in json.loads(told.read_text(encoding="utf-8")).items()}
+    foretold = json.loads(told.read_text(encoding="utf-8"))
     recording = evaluate_reader.read(log)
     batches = recording.batches
     instants = [START_NS + phase * simulation.phase_ns for phase in range(1, change.phases)]
     borders = tuple(sum(ran.started_ns < at_ns for ran in batches) for at_ns in instants)
     actual = np.array([float(ran.seen.duration_ns) for ran in batches])
-    foretold = np.array([float(floors.get(ran.batch_id, 0)) for ran in batches])
-    return Case(change, seed, recording, borders, actual, evaluate_metrics.relative(foretold, actual))
+    floor, blind = (
+        evaluate_metrics.relative(np.array([float(foretold[key].get(str(ran.batch_id), 0)) for ran in batches]), actual)
+        for key in ("floor", "blind")
+    )
+    return Case(change, seed, recording, borders, actual, floor, blind)
 
 
 def judge(case: Case, name: str) -> Judged:
@@ -93,6 +97,7 @@ def told(case: Case, name: str, judged: Judged, best: dict[int, float]) -> list[
         row["launch_settled"] = median(errors[later(s)] for _, s in own)
         row["explained_settled"] = median(explained[later(s)] for _, s in own)
         row["floor"] = median(case.floor[later(s)] for _, s in own)
+        row["blind"] = median(case.blind[later(s)] for _, s in own)
         for first, count in zip((0, *AFTER), AFTER, strict=False):
             row[f"launch_{first}_to_{count}"] = median(errors[s.batches[first:count]] for _, s in own)
         back = [evaluate_changes.recovery(s, errors, best[i]) for i, s in own if len(s.batches) >= ENOUGH]
@@ -154,9 +159,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
     """Tables: errors by change and phase, mean over seeds; recovery; windows."""
     lines = ["median relative error at launch, mean over seeds; batches are counted per class from the change\n"]
     titles = [f"{first} to {count}" for first, count in zip((0, *AFTER), AFTER, strict=False)]
-    lines += [f"| change | phase | predictor | {' | '.join(titles)} | settled | floor | explained, settled |"]
-    lines += ["|---" * (7 + len(AFTER)) + "|"]
-    columns = [f"launch_{title.replace(' ', '_')}" for title in titles] + ["launch_settled", "floor"]
+    lines += [f"| change | phase | predictor | {' | '.join(titles)} | settled | floor | blind | explained, settled |"]
+    lines += ["|---" * (8 + len(AFTER)) + "|"]
+    columns = [f"launch_{title.replace(' ', '_')}" for title in titles] + ["launch_settled", "floor", "blind"]
     columns += ["explained_settled"]
     for key, own in grouped(rows, "change", "phase", "predictor").items():
         cells = [mean([row[column] for row in own]) for column in columns]

@@ -80,36 +80,37 @@ def ask(client: RawClient, call: Call) -> str:
 
 def _text(method: str, answer: Any) -> str:
     shown = json_format.MessageToDict(answer, preserving_proto_field_name=True)
-    return str(_sorted(_NORMALISED.get(method, lambda same: same)(shown)))
+    return str(in_order(_NORMALISED.get(method, lambda same: same)(shown)))
 
 
-def _sorted(value: Any) -> Any:
+def in_order(value: Any) -> Any:
+    """The value with the keys of every object sorted."""
     if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    return [_sorted(one) for one in value] if isinstance(value, list) else value
+        return {key: in_order(value[key]) for key in sorted(value)}
+    return [in_order(one) for one in value] if isinstance(value, list) else value
 
 
-def _server(shown: dict[str, Any]) -> dict[str, Any]:
+def server(shown: dict[str, Any]) -> dict[str, Any]:
     """Names and versions differ of course; extensions are a set."""
     return {"extensions": sorted(shown.get("extensions", []))}
 
 
-def _metadata(shown: dict[str, Any]) -> dict[str, Any]:
+def metadata(shown: dict[str, Any]) -> dict[str, Any]:
     return shown | {"platform": "any"}
 
 
-def _config(shown: dict[str, Any]) -> dict[str, Any]:
+def config(shown: dict[str, Any]) -> dict[str, Any]:
     """Backends differ of course; what else Triton completes is listed as `completed-configuration`."""
-    config = dict(shown["config"])
+    found = dict(shown["config"])
     for key in ("backend", "platform", "default_model_filename", "instance_group", "optimization"):
-        config.pop(key, None)
-    config.get("sequence_batching", {}).pop("state", None)  # a Python backend keeps its state by itself
-    if not config.get("model_transaction_policy", True):
-        del config["model_transaction_policy"]
-    for batching in (config.get("dynamic_batching", {}), config.get("sequence_batching", {}).get("oldest", {})):
-        if batching.get("preferred_batch_size") == [config["max_batch_size"]]:
+        found.pop(key, None)
+    found.get("sequence_batching", {}).pop("state", None)  # a Python backend keeps its state by itself
+    if not found.get("model_transaction_policy", True):
+        del found["model_transaction_policy"]
+    for batching in (found.get("dynamic_batching", {}), found.get("sequence_batching", {}).get("oldest", {})):
+        if batching.get("preferred_batch_size") == [found.get("max_batch_size")]:
             del batching["preferred_batch_size"]
-    return config
+    return found
 
 
 def _statistics(shown: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def _statistics(shown: dict[str, Any]) -> dict[str, Any]:
 def _infer(shown: dict[str, Any]) -> dict[str, Any]:
     """Outputs by name: their order is the backend's."""
     outputs, raw = shown.pop("outputs", []), shown.pop("raw_output_contents", [])
-    return shown | {"outputs": sorted(zip((str(_sorted(one)) for one in outputs), raw, strict=True))}
+    return shown | {"outputs": sorted(zip((str(in_order(one)) for one in outputs), raw, strict=True))}
 
 
 def _stream(shown: dict[str, Any]) -> dict[str, Any]:
@@ -139,9 +140,9 @@ def _stream(shown: dict[str, Any]) -> dict[str, Any]:
 
 _NORMALISED = {
     "ModelInfer": _infer,
-    "ServerMetadata": _server,
-    "ModelMetadata": _metadata,
-    "ModelConfig": _config,
+    "ServerMetadata": server,
+    "ModelMetadata": metadata,
+    "ModelConfig": config,
     "ModelStatistics": _statistics,
     "ModelStreamInfer": _stream,
 }
@@ -151,7 +152,7 @@ class Oracle:
     """The other server, which some calls kill: it is started again then, and its answer is "DIED"."""
 
     def __init__(self, server: TritonServer) -> None:
-        self._server = server
+        self.server = server
         self._client = RawClient(server.url)
 
     def ask(self, call: Call) -> str:
@@ -160,13 +161,13 @@ class Oracle:
         if not told.startswith("UNAVAILABLE") or not self._died():
             return told
         self._client.close()
-        self._server.stop()
-        self._server.start()
-        self._client = RawClient(self._server.url)
+        self.server.stop()
+        self.server.start()
+        self._client = RawClient(self.server.url)
         return "DIED"
 
     def _died(self) -> bool:
-        process = self._server.process
+        process = self.server.process
         assert process is not None
         try:
             return process.wait(1.0) != 0

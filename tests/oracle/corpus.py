@@ -25,12 +25,24 @@ KNOWN = (
     "add_sub",
     "running_sum",
     "doubling",
+    "repeat",
 )
 
 
 def calls() -> Iterator[Call]:
     """All of them, with names that tell what they are about."""
-    for group in (_health, _metadata, _statistics, _repository, _settings, _regions, _infers, _streams, _stateful):
+    for group in (
+        _health,
+        _metadata,
+        _statistics,
+        _repository,
+        _settings,
+        _regions,
+        _infers,
+        _streams,
+        _decoupled,
+        _stateful,
+    ):
         for i, (name, method, request) in enumerate(group()):
             yield Call(f"{group.__name__[1:]} {i}: {name}", method, request)
 
@@ -233,6 +245,36 @@ def _streams() -> Rows:
         yield f"final response {value}", "ModelStreamInfer", [flagged]
     for name, request in infer.wrong():
         yield f"error or answer: {name}", "ModelStreamInfer", [request]
+
+
+def _decoupled() -> Rows:
+    for values, how in (
+        *(([1, 2, 3], ""), ([], ""), ([1, 2], "flagged"), ([], "flagged"), ([1, -2, 3], ""), ([-1], "")),
+        *(([1], "raises"), ([], "raises")),
+    ):
+        for empty in (None, False, True):
+            request = _repeat(values, how)
+            if empty is not None:
+                request.parameters["triton_enable_empty_final_response"].bool_param = empty
+            yield f"{values} {how} {empty}", "ModelStreamInfer", [request]
+    some = _repeat([1, 2], "")
+    some.outputs.add(name="INDEX")
+    yield "one output", "ModelStreamInfer", [some]
+    wrong = _repeat([1, 2], "")
+    wrong.outputs.add(name="NOPE")
+    yield "an unknown output", "ModelStreamInfer", [wrong]
+    yield "a wrong shape", "ModelStreamInfer", [infer_request("repeat", IN=np.ones((1, 2), np.int32))]
+    yield "alone", "ModelInfer", _repeat([1], "")
+    yield "alone and wrong", "ModelInfer", infer_request("repeat")
+    yield "config", "ModelConfig", pb.ModelConfigRequest(name="repeat")
+    yield "ready", "ModelReady", pb.ModelReadyRequest(name="repeat")
+
+
+def _repeat(values: list[int], how: str) -> pb.ModelInferRequest:
+    arrays = {"HOW": np.array([how.encode()], object)} if how else {}
+    request = infer_request("repeat", IN=np.array(values, np.int32), **arrays)
+    request.id = "r"
+    return request
 
 
 def _stateful() -> Rows:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frontend_stack import identity_of, option, tensor
+from python_models import REPEAT, REPEAT_CONFIG
 from stacks import write_model
 from stateful_models import ADD_SUB, ENSEMBLE, RUNNING_SUM, STATE, add_sub, running_sum
 
@@ -11,7 +12,7 @@ from stateful_models import ADD_SUB, ENSEMBLE, RUNNING_SUM, STATE, add_sub, runn
 _UNSIGNED, _SIGNED = ("UINT8", "UINT16", "UINT32", "UINT64"), ("INT8", "INT16", "INT32", "INT64")
 KINDS = ("BOOL", *_UNSIGNED, *_SIGNED, "FP16", "FP32", "FP64", "STRING")
 
-_ECHO = """\
+ECHO = """\
 import json, time
 import triton_python_backend_utils as pb_utils
 
@@ -57,7 +58,7 @@ class Served:
 
     name: str
     config: str
-    program: str = _ECHO
+    program: str = ECHO
     backend: str = "identity"
     files: tuple[tuple[str, bytes], ...] = ()  # of ours
     ours: str = ""  # our configuration, where it is another
@@ -126,6 +127,13 @@ def models() -> list[Served]:
             ours=RUNNING_SUM.replace("STATE\n", f"{STATE}\n"),
         ),
         Served("doubling", ENSEMBLE, "", ""),
+        Served(
+            "repeat",
+            REPEAT_CONFIG.replace('backend: "python"', ""),
+            REPEAT,
+            "python",
+            (("model.py", REPEAT.encode()),),
+        ),
     ]
 
 

@@ -76,14 +76,14 @@ class _Reader:
             self._intake.reject("of unknown types", record.type)
 
     def _take_event(self, now_ns: int, raw: msgspec.Raw) -> None:
-        name = records.kind.decode(raw).type
+        name = records.kind(raw)
         if name not in ("DeviceJoined", "ClassProfiled", "BatchFinished", "DeviceState"):
             if name not in records.TYPES:
                 self._intake.reject("of unknown types", name)
             return
         try:
             told = records.DECODERS[name].decode(raw)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, UnicodeDecodeError) as error:
             self._intake.reject("not understood", error)
             return
         match told:

@@ -283,8 +283,8 @@ class _Reader:
 def _decoded(record: records.Line) -> Iterator[object]:
     """Events, then actions; what a later version means by a known name is passed over."""
     for raw in (*record.events, *record.actions):
-        if decoder := records.DECODERS.get(records.kind.decode(raw).type):
+        if decoder := records.DECODERS.get(records.kind(raw)):
             try:
                 yield decoder.decode(raw)
-            except msgspec.ValidationError:
+            except (msgspec.ValidationError, UnicodeDecodeError):
                 continue

@@ -38,6 +38,9 @@ def why(policy: Policy, device: Device, request: Request, turn: Turn, now_ns: in
         return Passed(f"all {device.spec.max_concurrency} places of the device were taken")
     if queue.spec.max_instances and device.running_of(*queue.key[:2]) >= queue.spec.max_instances:
         return Passed(f"{queue.spec.max_instances} batches of its model ran, as many as its instances allow")
+    if device.limits is not None and not device.limits.allow(device, queue.spec):
+        names = ", ".join(need.name for need in queue.spec.resources)
+        return Passed(f"others used the resources that its model needs of the rate limiter: {names}")
     if isinstance(policy, EarliestDeadline):
         return Passed(_held_back(policy, device, queue, request, now_ns))
     return Passed(f"policy '{policy.name}' launched nothing{' beside what ran' if device.running else ''}")

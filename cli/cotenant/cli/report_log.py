@@ -84,7 +84,7 @@ def records_of(path: Path) -> Iterator[records.Line]:
                 return  # cut off, or still being written
             try:
                 record = records.line.decode(line)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise ValueError(f"{path}, line {number}: not a record of a Cotenant log: {error}") from error
             if number == 1 and (record.type != "Header" or record.format != records.FORMAT):
                 raise ValueError(f"{path}: not a Cotenant log: its first line is no header")
@@ -109,12 +109,15 @@ def _apply(log: Log, record: records.Line) -> None:
         log.first_ns = log.first_ns or record.now_ns
         log.last_ns = max(log.last_ns, record.now_ns)
         for raw in (*record.events, *record.actions):
-            name = records.kind.decode(raw).type
+            name = records.kind(raw)
             log.unknown.update(() if name in records.TYPES else (name,))
             if decoder := records.DECODERS.get(name):
                 try:
                     told = decoder.decode(raw)
-                except msgspec.ValidationError:  # a later version means something else by this name
+                except (
+                    msgspec.ValidationError,
+                    UnicodeDecodeError,
+                ):  # a later version means something else by this name
                     log.not_understood += 1
                 else:
                     _take(log, record.now_ns, told)

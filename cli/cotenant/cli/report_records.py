@@ -302,5 +302,13 @@ class Line(msgspec.Struct):
     unplaced: tuple[Request, ...] = ()
 
 
-kind = msgspec.json.Decoder(Kind)
+_kind = msgspec.json.Decoder(Kind)
 line = msgspec.json.Decoder(Line)
+
+
+def kind(raw: msgspec.Raw) -> str:
+    """The type of an event or action; empty for what is none."""
+    try:
+        return _kind.decode(raw).type
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""

@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model-repository", type=Path, required=True, metavar="DIR", help="models in Triton's layout")
     p.add_argument("--host", default="0.0.0.0", help="where clients connect (default: all interfaces)")
     p.add_argument("--port", type=int, default=8001, help="where clients connect (default: 8001)")
+    p.add_argument("--http-port", type=int, default=8000, help="the same over REST; 0 for nowhere (default: 8000)")
     p.add_argument(
         "--devices",
         default="auto",
@@ -75,6 +76,7 @@ async def serve(arguments: argparse.Namespace) -> int:
             devices=device_names(arguments.devices),
             host=arguments.host,
             port=arguments.port,
+            http_port=arguments.http_port,
             predictor=arguments.predictor,
             state=arguments.state,
             record=arguments.record,
@@ -96,7 +98,8 @@ async def serve(arguments: argparse.Namespace) -> int:
         if options.tls is None and not local(f"{options.host}:{options.port}"):
             warning = f"cotenant serve: other hosts can reach {options.host}:{options.port}, and it has no TLS"
             print(f"{warning} (docs/security.md); --host 127.0.0.1 keeps them out", file=sys.stderr, flush=True)
-        print(f"serving on {stack.url} with {', '.join(options.devices)}; logs in {options.run_dir}", flush=True)
+        rest = f" and http://{stack.http_url}" if options.http_port else ""
+        print(f"serving on {stack.url}{rest} with {', '.join(options.devices)}; logs in {options.run_dir}", flush=True)
         settled = asyncio.create_task(_tell_models(stack))
         await stop.wait()
         settled.cancel()

@@ -55,6 +55,7 @@ class StackOptions:
     devices: tuple[str, ...] = ("cpu",)  # "cpu", "cuda:N", "emulated:N"
     host: str = "127.0.0.1"  # where clients connect
     port: int = 8001
+    http_port: int = 0  # where clients of the REST protocol connect; 0 for nowhere
     metrics: bool = True
     sockets: bool = False  # talk inside over Unix sockets in `run_dir` instead of TCP ports 8003 to 8005
     predictor: str = ""  # address of a predictor that is already there; empty to start ours
@@ -113,7 +114,13 @@ def services(options: StackOptions) -> list[Service]:
         )
         found.append(Service(f"executor-{i}", "cotenant.executor", flags, address))
     public = f"{options.host}:{options.port}"
-    flags = (f"--listen={public}", f"--scheduler={scheduler}", metrics(8002, options.host), *extra("frontend"))
+    flags = (
+        f"--listen={public}",
+        f"--http-address={options.host}:{options.http_port}" if options.http_port else "--http-address=",
+        f"--scheduler={scheduler}",
+        metrics(8002, options.host),
+        *extra("frontend"),
+    )
     if options.access:
         flags = (*flags, f"--access={options.access}")
     asked_at = f"127.0.0.1:{options.port}" if options.host == "0.0.0.0" else public
@@ -138,6 +145,11 @@ class Stack:
     def url(self) -> str:
         """Where clients connect."""
         return self.services["frontend"].address
+
+    @property
+    def http_url(self) -> str:
+        """Where clients of the REST protocol connect, without the scheme."""
+        return f"{self.url.rpartition(':')[0]}:{self.options.http_port}"
 
     @property
     def scheduler(self) -> str:
@@ -206,18 +218,24 @@ class Stack:
                     return
 
     async def models_settled(self, timeout_s: float) -> list[scheduler_pb2.ModelState]:
-        """Waits until no model is on its way; returns what there is. Raises TimeoutError."""
+        """Waits until no model is on its way; returns what there is, loaded or not. Raises TimeoutError."""
         async with open_channel(self.scheduler, self.transport) as channel:
             stub = cast(
                 "scheduler_pb2_grpc.SchedulerServiceAsyncStub", scheduler_pb2_grpc.SchedulerServiceStub(channel)
             )
-            settled = (scheduler_pb2.MODEL_AVAILABILITY_READY, scheduler_pb2.MODEL_AVAILABILITY_UNAVAILABLE)
+            moving = (scheduler_pb2.MODEL_AVAILABILITY_LOADING, scheduler_pb2.MODEL_AVAILABILITY_UNLOADING)
             async with asyncio.timeout(timeout_s):
                 while True:
-                    status = await stub.GetStatus(scheduler_pb2.GetStatusRequest())
-                    models = (await stub.ListModels(scheduler_pb2.ListModelsRequest())).models
+                    try:
+                        status = await stub.GetStatus(scheduler_pb2.GetStatusRequest())
+                        models = (await stub.ListModels(scheduler_pb2.ListModelsRequest())).models
+                    except grpc.aio.AioRpcError as error:
+                        if error.code() != grpc.StatusCode.UNAVAILABLE:
+                            raise
+                        await asyncio.sleep(0.1)  # it is being started again
+                        continue
                     everyone = sum(device.online for device in status.devices) == len(self.options.devices)
-                    if everyone and all(model.availability in settled for model in models):
+                    if everyone and not any(model.availability in moving for model in models):
                         return list(models)
                     await asyncio.sleep(0.1)
 

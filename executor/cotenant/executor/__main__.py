@@ -1,6 +1,7 @@
 """Starts an executor for one device: settings, wiring, run."""
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Sequence
@@ -115,11 +116,18 @@ async def serve(options: ExecutorSettings) -> None:
         tasks.append(asyncio.create_task(state.run()))
     stop_metrics = metrics.serve(ExecutorMetrics(device, models, exchange, reports, state).registry, options.metrics)
     _log.info("listening", address=own_address, device=device.describe().name, software=software)
-    await process.run(drain=runner.drain, grace_s=options.drain_s)
+
+    async def drain() -> None:
+        await link.leave()
+        await runner.drain()
+
+    await process.run(drain=drain, grace_s=options.drain_s)
     for task in tasks:
         task.cancel()
     exchange.close()
     stop_metrics()
+    if runner.busy:  # told twice to stop, or a batch that does not end: the interpreter would wait for its thread
+        os._exit(0)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

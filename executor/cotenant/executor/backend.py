@@ -147,6 +147,40 @@ class Weighed(Protocol):
         ...
 
 
+class Responses(Protocol):
+    """Where a decoupled model puts its responses to one request. Safe for threads."""
+
+    @property
+    def requested(self) -> tuple[str, ...]:
+        """Names of the outputs that the client asked for; all of them where it named none."""
+        ...
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits any more: what is sent is thrown away, and the model should end."""
+        ...
+
+    def send(self, outputs: Tensors, *, final: bool = False) -> None:
+        """One response; `final` says that it is the last. Raises ValueError for one after that, or a wrong output."""
+        ...
+
+    def send_error(self, message: str) -> None:
+        """A response that is an error; others may follow."""
+        ...
+
+
+@runtime_checkable
+class DecoupledModel(Protocol):
+    """A model that may answer a request with any number of responses, where its configuration says so."""
+
+    def stream(self, inputs: Tensors, responses: Responses) -> None:
+        """Answers one request; returns after the last response. May raise anything: the request has failed then.
+
+        May be called by several threads at once. For measurements `run` gives the last outputs.
+        """
+        ...
+
+
 class CountedModel(Model, Protocol):
     """A model that counts what its runs do; used by one thread at a time, and closed by who asked for it."""
 
@@ -181,6 +215,7 @@ BACKENDS: Mapping[str, Callable[[], Backend]] = {
     "identity": _lazily("backend_identity"),
     "emulated": _lazily("backend_emulated"),
     "ensemble": _lazily("backend_ensemble"),
+    "python": _lazily("backend_python"),
 }
 PLATFORMS: Mapping[str, str] = {
     "onnxruntime_onnx": "onnxruntime",
@@ -193,6 +228,7 @@ FILE_BACKENDS: Mapping[str, str] = {
     "model.pt2": "pytorch",
     "model.pt": "pytorch",
     "model.plan": "tensorrt",
+    "model.py": "python",
 }
 
 

@@ -43,6 +43,7 @@ class Exchange:
         self._lock = threading.Lock()  # batches put their outputs from threads of their own
         self.peers: dict[int, FrontendPeer] = {}
         self.on_stage: Callable[[int], None] = lambda _: None
+        self.on_cancel: Callable[[int], None] = lambda _: None
         # Told of a frontend's memory once it is mapped; returns what to call before it is unmapped.
         self.on_map: Callable[[memoryview], Callable[[], None]] = lambda _: _nothing
 
@@ -81,6 +82,10 @@ class Exchange:
             self.on_stage(stage.request_id)
         for release in frame.releases:
             self._free(peer, release.offset)
+        for request_id in frame.forgotten_request_ids:
+            peer.stages.pop(request_id, None)
+        for request_id in frame.cancelled_request_ids:
+            self.on_cancel(request_id)
 
     def _free(self, peer: FrontendPeer, offset: int) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from cotenant.executor.runner import Runner
 from cotenant.runtime.clock import PeerClock, clock_id, now_ns
 from cotenant.runtime.outbox import Outbox
 from cotenant.runtime.server import DENIED, DENIED_S, open_channel
+from cotenant.runtime.silence import until_silent
 from cotenant.v1 import executor_pb2 as pb
 from cotenant.v1 import predictor_pb2, predictor_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 
@@ -21,6 +22,7 @@ _log = structlog.get_logger()
 
 PING_S = 0.25
 RECONNECT_S = 0.2
+LEAVE_NS = 1_000_000_000
 _REFUSED = (grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.INVALID_ARGUMENT)
 LINGER_S = 0.02  # events for the predictor wait so long for company: learning can wait, batches cannot
 
@@ -64,6 +66,12 @@ class SchedulerLink:
 
     async def run(self) -> None:
         """Connects, and again after each break, until cancelled."""
+        while True:
+            await self._connect()
+            _log.warning("scheduler", state="silent", address=self._address)
+
+    async def _connect(self) -> None:
+        """Converses over one connection, again after each break, until the scheduler falls silent."""
         async with open_channel(self._address) as channel:
             stub = cast(
                 "scheduler_pb2_grpc.SchedulerServiceAsyncStub", scheduler_pb2_grpc.SchedulerServiceStub(channel)
@@ -71,11 +79,15 @@ class SchedulerLink:
             while True:
                 try:
                     await self._converse(stub)
+                except TimeoutError:
+                    return
                 except grpc.aio.AioRpcError as error:
                     denied = error.code() in DENIED
                     refused = denied or error.code() in _REFUSED
                     (_log.error if refused else _log.debug)("scheduler", state="unreachable", error=error.details())
                     await asyncio.sleep(DENIED_S if denied else 0.0)
+                except Exception:  # whatever a frame held, the next stream may be better
+                    _log.exception("scheduler", state="misunderstood")
                 await asyncio.sleep(RECONNECT_S)
 
     async def _converse(self, stub: "scheduler_pb2_grpc.SchedulerServiceAsyncStub") -> None:
@@ -83,20 +95,22 @@ class SchedulerLink:
         pinging = asyncio.create_task(self._ping(outbox))
         stream = stub.ConnectExecutor(outbox.frames())
         try:
-            async for frame in stream:
+            async for frame in until_silent(stream):
                 if frame.HasField("hello"):
                     self._greeted(frame.hello)
                 self._take(frame)
                 if self._outbox is None:  # its clock is known now, so we can tell it what we have in its time
                     self._introduce(outbox)
         finally:
-            self._outbox = None
+            was_connected, self._outbox = self._outbox is not None, None
             pinging.cancel()
             stream.cancel()
+            outbox.close()  # or whoever waits for its next frame waits for ever
             for window in self._windows.values():
                 if not window.done():
                     window.set_exception(ConnectionResetError())
-            _log.warning("scheduler", state="lost", address=self._address)
+            if was_connected:
+                _log.warning("scheduler", state="lost", address=self._address)
 
     def _hello(self) -> scheduler_pb2.ExecutorHello:
         assert self.runner is not None
@@ -164,6 +178,15 @@ class SchedulerLink:
         if frame.HasField("pong"):
             self.clock.observe(frame.pong.ping_sent_ns, frame.pong.received_ns, frame.pong.sent_ns, now_ns())
 
+    async def leave(self) -> None:
+        """Asks to be given no more launches; returns when those that are on their way are here, or after a second."""
+        event = self._reports.event()
+        event.draining.SetInParent()
+        self._reports.tell(event)
+        until_ns = now_ns() + LEAVE_NS
+        while self._outbox is not None and self._reports.to_scheduler.holds(event) and now_ns() < until_ns:
+            await asyncio.sleep(0.005)
+
     # ---- windows
 
     async def acquire_window(self, duration_ns: int, model: str) -> tuple[Callable[[], None], int]:
@@ -219,6 +242,8 @@ class PredictorLink:
                     denied = error.code() in DENIED
                     (_log.error if denied else _log.debug)("predictor", state="unreachable", error=error.details())
                     await asyncio.sleep(DENIED_S if denied else 0.0)
+                except Exception:  # whatever a frame held, the next stream may be better
+                    _log.exception("predictor", state="misunderstood")
                 self._outbox = None
                 await asyncio.sleep(RECONNECT_S)
 
@@ -238,3 +263,4 @@ class PredictorLink:
         finally:
             self._outbox = None
             stream.cancel()
+            outbox.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from cotenant.executor import completion, overrides, repository
-from cotenant.executor.backend import Model, PreparedModel, find_backend
+from cotenant.executor.backend import DecoupledModel, Model, PreparedModel, find_backend
 from cotenant.executor.device import Device
 from cotenant.executor.profile import WINDOW_NS, Profiler, classes
 from cotenant.executor.reports import Reports
@@ -48,6 +48,7 @@ class LoadedVersion:
         self.folder = folder
         self.load_ns = load_ns
         self.options = model_options.read(config)
+        self.decoupled = config.model_transaction_policy.decoupled
         self.labels: dict[str, list[str]] = {}  # of outputs
         self.source: overrides.Source | None = None  # kept as long as it serves, with the files a load brought
         self.profiles: list[pb.ClassProfiled] = []
@@ -121,7 +122,7 @@ class Models:
                 source = overrides.source(self.root, name, override or types_pb2.ModelOverride())
                 config = repository.read_config(source.folder, source.config_json)
                 wanted = repository.wanted_versions(config, repository.versions(source.folder))
-            except ValueError as error:
+            except (OSError, ValueError) as error:  # whoever asked waits for an end, whatever the disk says
                 self._failed(name, "", str(error))
             for version in wanted:
                 await self._load_version(source, version)
@@ -176,6 +177,11 @@ class Models:
             sequences.complete(config)
             told = sequences.shown(config, outputs)
             labels = repository.labels(folder, config)
+            if config.model_transaction_policy.decoupled and not isinstance(model, DecoupledModel):
+                raise ValueError(
+                    f"model '{folder.name}': its model_transaction_policy is decoupled, and a model of backend "
+                    f"'{config.backend}' answers each request once"
+                )
             if isinstance(model, PreparedModel):
                 model.prepare(inputs for _, inputs in classes(config, version))
         except Exception:

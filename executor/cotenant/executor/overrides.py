@@ -19,12 +19,19 @@ class Source:
     held: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no file system takes
+        return False
+
+
 def source(root: Path, name: str, override: types_pb2.ModelOverride) -> Source:
     """The source of a load. Raises ValueError where there is no such model, or files could lie outside its folder."""
     if not name or "/" in name or name.startswith("."):
         raise ValueError(f"failed to load '{name}', failed to poll from model repository")
     if not override.files:
-        if not (root / name).is_dir():
+        if not _is_folder(root / name):
             raise ValueError(f"failed to load '{name}', failed to poll from model repository")
         return Source(root / name, override.config_json)
     if not override.config_json:

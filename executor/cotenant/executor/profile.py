@@ -277,14 +277,15 @@ def classes(
 ) -> Iterator[tuple[BatchClass, Tensors]]:
     """The classes worth measuring, with inputs for each: powers of two (or as asked or configured) x declared buckets.
 
-    None for a model with variable dimensions and no declared buckets: its classes are met as they come.
+    None for a model with variable dimensions and no declared buckets: its classes are met as they come. A decoupled
+    model has one for each size, whatever its dimensions: what a request takes is in its contents.
     """
     options = model_options.read(config)
     largest = max(1, config.max_batch_size)
     sizes = [s for s in batch_sizes or options.profile_batch_sizes if s <= largest] or [
         s for s in sorted({*(2**i for i in range(largest.bit_length())), largest}) if s <= largest
     ]
-    variable = any(-1 in tensor.dims for tensor in config.input)
+    variable = any(-1 in tensor.dims for tensor in config.input) and not config.model_transaction_policy.decoupled
     if variable and not options.shape_buckets:
         return
     for bucket in options.shape_buckets if variable else (0,):
@@ -297,7 +298,7 @@ def classes(
 
 def _example(tensor: inference_pb2.ModelInput, batched: bool, size: int, bucket: int) -> Array:
     """Contents hardly matter for time: ones for integers (a valid token, a mask that is set), noise for floats."""
-    shape = [bucket if d == -1 else int(d) for d in tensor.dims]
+    shape = [(bucket or 1) if d == -1 else int(d) for d in tensor.dims]
     shape = [size, *shape] if batched else shape
     kind = NUMPY[type_name(tensor.data_type)]
     if kind == np.object_:

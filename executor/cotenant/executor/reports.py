@@ -35,6 +35,10 @@ class Unacknowledged:
         while self._events and self._events[0].sequence <= sequence:
             self._events.popleft()
 
+    def holds(self, event: pb.ExecutorEvent) -> bool:
+        """Whether an event was not acknowledged yet, nor lost."""
+        return bool(self._events) and self._events[0].sequence <= event.sequence
+
     def all(self) -> list[pb.ExecutorEvent]:
         """What must be sent after a broken stream."""
         return list(self._events)

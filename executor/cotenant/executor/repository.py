@@ -4,13 +4,17 @@ Reads and checks; loads nothing. Errors are ValueError with a text for people th
 """
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from google.protobuf import json_format, text_format
+from google.protobuf.message import Message
 
 from cotenant.executor.backend import BACKENDS, FILE_BACKENDS, PLATFORMS
 from cotenant.inference import inference_pb2 as pb
 from cotenant.runtime import sequences
+
+_NAME_BYTES = 255  # of a file, as file systems have it
 
 
 def scan(root: Path) -> dict[str, list[str]]:
@@ -65,29 +69,47 @@ def read_config(folder: Path, override_json: str = "") -> pb.ModelConfig:
     if override_json:
         try:
             json_format.Parse(override_json, config)
-        except json_format.ParseError as error:
+        except (ValueError, json_format.ParseError) as error:
             raise ValueError(
                 f"model '{folder.name}': parameter 'config' is no configuration in JSON: {error}"
             ) from error
     elif path.exists():
         try:
             text_format.Parse(path.read_text(encoding="utf-8"), config)
-        except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
+        except (ValueError, text_format.ParseError, OSError) as error:  # ValueError: a number beyond its field's bits
             raise ValueError(f"model '{folder.name}': {path.name} cannot be read: {error}") from error
+    if unknown := next(_unknown_values(config), ""):
+        raise ValueError(f"model '{folder.name}': {unknown}, which stands for nothing here")
     if config.name not in ("", folder.name):
         raise ValueError(f"model '{folder.name}': config.pbtxt is of a model called '{config.name}'")
     config.name = folder.name
     for file in (config.default_model_filename, *(output.label_filename for output in config.output)):
         parts = PurePosixPath(file)
-        if parts.is_absolute() or ".." in parts.parts or "\0" in file:  # loads may bring a configuration of anybody's
-            raise ValueError(f"model '{folder.name}': file '{file}' does not lie in the model's folder")
+        too_long = any(len(part.encode()) > _NAME_BYTES for part in parts.parts)
+        outside = parts.is_absolute() or ".." in parts.parts
+        if outside or too_long or "\0" in file:  # loads may bring a configuration of anybody's
+            raise ValueError(f"model '{folder.name}': file '{file[:_NAME_BYTES]}' does not lie in the model's folder")
     if config.max_batch_size < 0:
         raise ValueError(f"model '{folder.name}': max_batch_size is {config.max_batch_size}, expected 0 or more")
+    if config.model_transaction_policy.decoupled and config.HasField("sequence_batching"):
+        raise ValueError(f"model '{folder.name}': a decoupled model cannot answer sequences here")
     if config.HasField("sequence_batching"):
         sequences.check(config)
-    if config.model_transaction_policy.decoupled:
-        raise ValueError(f"model '{folder.name}': decoupled models are not supported by this version")
     return config
+
+
+def _unknown_values(message: Message) -> Iterator[str]:
+    """Numbers of enums that have no name in this version, with the fields that hold them."""
+    for field, value in message.ListFields():
+        values = list(value) if field.is_repeated else [value]
+        if field.enum_type:
+            names = field.enum_type.values_by_number
+            yield from (f"{field.name} is {number}" for number in values if number not in names)
+        elif field.message_type:
+            is_map = field.message_type.GetOptions().map_entry
+            for inner in value.values() if is_map else values:
+                if isinstance(inner, Message):
+                    yield from _unknown_values(inner)
 
 
 def wanted_versions(config: pb.ModelConfig, available: list[str]) -> list[str]:

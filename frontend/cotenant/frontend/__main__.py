@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import structlog
 from grpc_health.v1 import health_pb2
@@ -27,9 +28,12 @@ from cotenant.frontend.shared_memory import SharedMemoryMethods
 from cotenant.frontend.staging_area import StagingArea
 from cotenant.frontend.statistics import Statistics
 from cotenant.inference.pool import POOL
-from cotenant.runtime import logs, metrics, server, settings
+from cotenant.runtime import logs, metrics, server, settings, transport
 from cotenant.runtime.settings import setting
 from cotenant.runtime.transport import TransportSettings
+
+if TYPE_CHECKING:
+    from cotenant.frontend.rest.server import RestServer
 
 _log = structlog.get_logger()
 
@@ -39,6 +43,9 @@ class FrontendSettings(TransportSettings):
     """The frontend's settings."""
 
     listen: str = setting("0.0.0.0:8001", "where clients connect, host:port or unix:path")
+    http_address: str = setting(
+        "0.0.0.0:8000", "where clients of the REST protocol connect, host:port or unix:path; empty for nowhere"
+    )
     scheduler: str = setting("localhost:8003", "address of the scheduler")
     max_pending: int = setting(16384, "requests that may be unanswered at a time; more are refused")
     max_message_mib: int = setting(512, "largest request, in MiB; larger ones are refused; 0 for no limit")
@@ -87,23 +94,25 @@ async def serve(options: FrontendSettings) -> None:
     inference = Inference(catalogue, dispatcher, statistics, spans, regions, cache)
     identity = Identity(options.tenant_from, options.tenant_certificate_field, options.tenant_proxies)
     methods = InferenceMethods(inference, identity)
+    restricted = RestrictedProtocols(options.restricted_protocols) if options.restricted_protocols else None
     process = server.Server(
         service_names=[SERVICE],
         options=server.limits(
             message_mib=options.max_message_mib, streams=options.max_streams, connections=options.max_connections
         ),
-        interceptors=[RestrictedProtocols(options.restricted_protocols)] if options.restricted_protocols else [],
+        interceptors=[restricted] if restricted else [],
     )
-    register(
-        process.grpc,
+    every = (
         methods,
         MetadataMethods(catalogue, inference, links, statistics, software=software),
         RepositoryMethods(links, allow_files=options.allow_model_files),
         SharedMemoryMethods(regions),
         SettingsMethods(catalogue, spans.settings),
     )
+    register(process.grpc, *every)
     _reflect(process)
     process.bind(options.listen)
+    rest = await _rest(options, restricted, catalogue, every) if options.http_address else None
     stop_metrics = metrics.serve(FrontendMetrics(statistics, dispatcher).registry, options.metrics)
     tasks = [asyncio.create_task(links.run()), asyncio.create_task(_sweep(dispatcher))]
     health = asyncio.create_task(_follow(links, process.health))
@@ -111,17 +120,39 @@ async def serve(options: FrontendSettings) -> None:
 
     async def drain() -> None:
         health.cancel()
+        if rest:
+            rest.drain()
         methods.drain()
         while methods.busy:
             await asyncio.sleep(0.01)
 
     await process.run(drain=drain, grace_s=options.drain_s, ready=False)
+    if rest:
+        await rest.close()
     for task in (*tasks, health):
         task.cancel()
     links.close()
     staging.close()
     stop_metrics()
     spans.close()
+
+
+async def _rest(
+    options: FrontendSettings, restricted: RestrictedProtocols | None, catalogue: Catalogue, methods: tuple[object, ...]
+) -> "RestServer":
+    """The protocol over HTTP, whose library takes 14 MiB and is imported only where it is used."""
+    from cotenant.frontend.rest.caller import Access
+    from cotenant.frontend.rest.server import RestServer
+
+    made = RestServer(
+        catalogue,
+        Access(transport.own().guard, restricted),
+        *methods,
+        max_body_bytes=options.max_message_mib * 2**20,
+        max_connections=server.connection_limit(options.max_connections),
+    )
+    await made.bind(options.http_address, transport.own())
+    return made
 
 
 def _reflect(process: server.Server) -> None:

@@ -57,6 +57,7 @@ class ModelView:
     memory_bytes: int = 0
     device_ids: tuple[str, ...] = ()
     ensemble: bool = False
+    decoupled: bool = False  # it answers a request with any number of responses
     stateful: bool = False  # it answers sequences
     hidden: dict[str, TensorView] = field(
         default_factory=dict
@@ -102,6 +103,7 @@ class Catalogue:
         view = None
         if state.model_config:
             try:
+                int(state.version)  # versions are compared as numbers
                 view = _view(state)
             except (ValueError, KeyError, DecodeError) as error:
                 _log.error("model configuration unusable", model=state.model, error=str(error))
@@ -227,6 +229,7 @@ def _view(state: scheduler_pb2.ModelState) -> ModelView:
         memory_bytes=state.memory_bytes,
         device_ids=tuple(state.device_ids),
         ensemble=config.HasField("ensemble_scheduling"),
+        decoupled=config.model_transaction_policy.decoupled,
         stateful=config.HasField("sequence_batching"),
         hidden=hidden,
         states=states,

@@ -72,7 +72,8 @@ def check(
             if items == 0:
                 raise MismatchError(f"inference request batch-size must be >= 1 for '{model.name}'")
             check_size(tensor, buffer, model)
-        bucket = _bucket(shapes, model) if model.variable or len(shapes) < len(model.inputs) else ""
+        whole = model.decoupled or not (model.variable or len(shapes) < len(model.inputs))
+        bucket = "" if whole else _bucket(shapes, model)  # a decoupled model's requests are never joined
     except MismatchError as error:
         raise mismatch(str(error), request.id) from error
     header, data_bytes = _header(request, buffers, outputs)

@@ -11,13 +11,13 @@ long after its deadline.
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import structlog
 
 from cotenant.frontend.catalogue import ModelView
 from cotenant.frontend.checking import Checked
-from cotenant.frontend.errors import RequestError, refused
+from cotenant.frontend.errors import RequestError, named, refused
+from cotenant.frontend.pending import Answered, Pending
 from cotenant.frontend.staging_area import StagingArea
 from cotenant.runtime import tenant_names
 from cotenant.runtime.clock import PeerClock, now_ns
@@ -32,47 +32,14 @@ FRONTEND_BITS = 20
 REAP_AFTER_NS = 30_000_000_000
 # Tensors for which there is no shared memory wait in ours; more than this is refused.
 UNSTAGED_LIMIT_BYTES = 512 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """An executor's answer, with its outputs copied out of shared memory."""
-
-    answer: executor_pb2.Answer
-    outputs: list[bytes]  # one per tensor of the answer
-    started_ns: int  # when the batch started, on our clock
-    device_id: str = ""  # where it ran
-
-
-@dataclass(slots=True)
-class Pending:
-    """A request that has no terminal message yet."""
-
-    request_id: int
-    model: ModelView
-    checked: Checked
-    arrival_ns: int
-    deadline_ns: int  # 0 if there is none
-    traceparent: str
-    block: types_pb2.StagedTensors | None
-    done: "asyncio.Future[Answered]"
-    tenant: str = ""
-    attempt: int = 1
-    abandoned: bool = False  # its client has gone, or was told that nothing will come
-    doubted_ns: int = 0  # since when its answer may have been lost, where it must not be run again
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """What a refusal tells of the request."""
-        facts = {"model": self.model.name, "version": self.model.version, "request_id": str(self.request_id)}
-        if self.deadline_ns:
-            facts["budget_ms"] = f"{self.checked.budget_ns / 1e6:.3f}"
-        return facts
-
-    def fail(self, reason: types_pb2.RejectReason, message: str, **more: str) -> None:
-        """Answers with a refusal, if nothing was answered yet."""
-        if not self.done.done():
-            self.done.set_exception(refused(reason, message, self.facts | more))
+# Responses of one request to a decoupled model that its client has not read; with more the request ends.
+UNREAD_LIMIT_BYTES = 64 * 2**20
+_GAP = "responses were lost with the stream to the executor"
+# A scheduler that has said nothing for so long, though it is asked four times a second, stands still or is cut off.
+SILENCE_NS = 2_500_000_000
+# What is so long after its deadline without an answer is submitted again: whoever was to answer may have died.
+OVERDUE_NS = 2_000_000_000
+ASLEEP_NS = 500_000_000  # a sweep that comes so late says that it was us who stood still
 
 
 class Dispatcher:
@@ -85,12 +52,16 @@ class Dispatcher:
         self.clock = PeerClock(shared=True)
         self.unstaged_bytes = 0
         self._scheduler: Outbox[scheduler_pb2.ConnectFrontendRequest] | None = None
-        self._disconnected_ns = now_ns()
+        self._disconnected_ns = self._heard_ns = self._swept_ns = now_ns()
         self._max_pending = max_pending
         self._patience_ns = patience_ns
         self._counter = 0
+        # Told of a device that need not keep a request's tensors.
+        self.on_forget: Callable[[str, int], None] = lambda *_: None
         # Told of each batch that ran, once, whether or not anybody waited for it.
         self.on_batch: Callable[[ModelView, executor_pb2.Execution], None] = lambda *_: None
+        # Told of a request of a decoupled model that nobody waits for any more.
+        self.on_stop: Callable[[int], None] = lambda _: None
         self.new_id()
 
     def new_id(self) -> None:
@@ -104,7 +75,8 @@ class Dispatcher:
     ) -> Pending:
         """Stages and submits a request. Raises RequestError if there is no room for it."""
         if len(self.pending) >= self._max_pending:
-            raise refused(types_pb2.REJECT_REASON_QUEUE_FULL, "Exceeds maximum queue size")
+            told = f"{named(checked.client_request_id)}Exceeds maximum queue size"
+            raise refused(types_pb2.REJECT_REASON_QUEUE_FULL, told)
         if self._scheduler_lost(now_ns()):
             raise refused(types_pb2.REJECT_REASON_SCHEDULER_LOST, "the scheduler cannot be reached")
         block = self._stage(checked)
@@ -120,6 +92,8 @@ class Dispatcher:
             done=asyncio.get_running_loop().create_future(),
             tenant=tenant,
         )
+        if model.decoupled:
+            pending.listen()
         self.pending[pending.request_id] = pending
         self._send(pending)
         return pending
@@ -161,6 +135,8 @@ class Dispatcher:
         pending.abandoned = True
         if pending.request_id in self.pending:
             self._cancel(pending)
+            if pending.model.decoupled:
+                self.on_stop(pending.request_id)
 
     def _cancel(self, pending: Pending) -> None:
         if self._scheduler is not None:
@@ -168,6 +144,10 @@ class Dispatcher:
             self._scheduler.touch()
 
     # ---- breaks
+
+    def heard(self) -> None:
+        """The scheduler said something."""
+        self._heard_ns = now_ns()
 
     def connected(self, outbox: Outbox[scheduler_pb2.ConnectFrontendRequest]) -> None:
         """The stream to the scheduler stands; what is pending is submitted (again)."""
@@ -190,15 +170,21 @@ class Dispatcher:
                 pending.doubted_ns = pending.doubted_ns or now_ns()
 
     def _resubmit(self, requests: Iterable[Pending]) -> None:
+        """Submits again. What nobody waits for is cancelled in the same breath: it runs, or its block is free now."""
         for pending in requests:
-            if not pending.abandoned:
-                pending.attempt += 1
-                self._send(pending)
+            pending.kept_back = False
+            pending.attempt += 1
+            self._send(pending)
+            if pending.abandoned:
+                self._cancel(pending)
 
     # ---- from the scheduler
 
     def refuse(self, refusal: scheduler_pb2.Refusal) -> None:
-        """A request will not run."""
+        """A request will not run; one that a scheduler that is being stopped does not take waits for the next."""
+        if refusal.reason == types_pb2.REJECT_REASON_SHUTTING_DOWN and (kept := self.pending.get(refusal.request_id)):
+            kept.kept_back = True
+            return
         pending = self._take(refusal.request_id)
         if pending is None:
             return
@@ -215,13 +201,18 @@ class Dispatcher:
             since |= {"quota": refusal.quota, "tenant": tenant_names.shown(pending.tenant)}
         if refusal.retry_after_ns:
             since["retry_after_ms"] = f"{refusal.retry_after_ns / 1e6:.3f}"
-        pending.fail(refusal.reason, refusal.message, **since)
+        full = refusal.reason == types_pb2.REJECT_REASON_QUEUE_FULL
+        known = named(pending.checked.client_request_id) if full else ""  # as Triton tells it
+        pending.fail(refusal.reason, known + refusal.message, **since)
 
     # ---- from executors
 
     def answered(self, answer: executor_pb2.Answer, data: memoryview | None, device_id: str = "") -> None:
         """Takes a device's answer whose outputs lie in `data`; they are copied. None if they cannot be read here."""
-        pending = self._take(answer.request_id)
+        if answer.more:
+            self._responded(answer, data, device_id)
+            return
+        pending = self._take(answer.request_id, device_id)
         if pending is None:
             return
         if answer.execution.first_of_batch:
@@ -232,13 +223,35 @@ class Dispatcher:
             pending.fail(answer.reason, answer.message)
         elif data is None:
             pending.fail(types_pb2.REJECT_REASON_EXECUTOR_LOST, "the outputs are in memory that is no longer shared")
+        elif pending.responses is not None and answer.response_index != pending.next_response:
+            pending.fail(types_pb2.REJECT_REASON_EXECUTOR_LOST, _GAP)
         elif not pending.done.done():
             outputs = [bytes(data[t.offset : t.offset + t.byte_size]) for t in answer.outputs.tensors]
             started_ns = self.clock.from_peer(answer.execution.started_ns)
             pending.done.set_result(Answered(answer, outputs, started_ns, device_id))
 
-    def _take(self, request_id: int) -> Pending | None:
-        """Ends a request's pending; frees its block."""
+    def _responded(self, answer: executor_pb2.Answer, data: memoryview | None, device_id: str) -> None:
+        """Takes a response of a decoupled model, whose answer is still to come."""
+        pending = self.pending.get(answer.request_id)
+        if pending is None or pending.responses is None or pending.done.done():
+            return
+        if data is None:
+            pending.fail(types_pb2.REJECT_REASON_EXECUTOR_LOST, "the outputs are in memory that is no longer shared")
+            return
+        if answer.response_index != pending.next_response:
+            pending.fail(types_pb2.REJECT_REASON_EXECUTOR_LOST, _GAP)
+            self.abandon(pending)
+            return
+        pending.next_response += 1
+        outputs = [bytes(data[t.offset : t.offset + t.byte_size]) for t in answer.outputs.tensors]
+        pending.unread_bytes += sum(map(len, outputs))
+        pending.responses.put_nowait(Answered(answer, outputs, 0, device_id))
+        if pending.unread_bytes > UNREAD_LIMIT_BYTES:
+            pending.fail(types_pb2.REJECT_REASON_STAGING_FULL, "the client does not read the responses it asked for")
+            self.abandon(pending)
+
+    def _take(self, request_id: int, answered_by: str = "") -> Pending | None:
+        """Ends a request's pending; frees its block, and has devices drop its tensors but the one that answered."""
         pending = self.pending.pop(request_id, None)
         if pending is None:
             return None
@@ -246,6 +259,8 @@ class Dispatcher:
             self.staging.free(pending.block)
         else:
             self.unstaged_bytes -= pending.checked.data_bytes
+        for device_id in pending.staged_at - {answered_by}:
+            self.on_forget(device_id, request_id)
         return pending
 
     # ---- time
@@ -256,20 +271,33 @@ class Dispatcher:
     def sweep(self) -> None:
         """Gives up what can no longer be answered. Called a few times a second."""
         now = now_ns()
+        if now - self._swept_ns > ASLEEP_NS:
+            self._heard_ns = now  # what it said meanwhile is still to be read
+        self._swept_ns = now
         lost = self._scheduler_lost(now)
+        away = self._scheduler is None or now - self._heard_ns > SILENCE_NS
         for pending in list(self.pending.values()):
             late = 0 < pending.deadline_ns < now
-            if lost or (late and self._scheduler is None):
+            if lost or (late and (away or pending.kept_back)):
                 # Its block stays: an executor may hold it. The client is told now.
                 message = "the scheduler was lost, and did not return within the request's budget"
                 pending.fail(types_pb2.REJECT_REASON_SCHEDULER_LOST, message)
                 pending.abandoned = True
+            elif late and self._overdue(pending, now):
+                pending.asked_ns = now
+                self._resubmit([pending])
             since_ns = max(pending.doubted_ns, pending.deadline_ns, pending.arrival_ns)
             if now - since_ns > REAP_AFTER_NS and (pending.abandoned or late or pending.doubted_ns):
                 self._cancel(pending)
                 self._take(pending.request_id)
                 pending.fail(types_pb2.REJECT_REASON_EXECUTOR_LOST, "no service answered, long after it should have")
-                _log.error("request given up", request_id=pending.request_id, model=pending.model.name)
+                told = _log.debug if pending.abandoned else _log.error  # nobody waited any more
+                told("request given up", request_id=pending.request_id, model=pending.model.name)
+
+    def _overdue(self, pending: Pending, now: int) -> bool:
+        """Whether to submit a request again, which the scheduler ignores if it still has it."""
+        idempotent = pending.model.options.idempotent or pending.abandoned
+        return idempotent and now - max(pending.deadline_ns, pending.asked_ns) > OVERDUE_NS
 
     # ---- executors that share no memory with us
 

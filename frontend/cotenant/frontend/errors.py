@@ -50,7 +50,12 @@ class MismatchError(ValueError):
 
 def mismatch(text: str, request_id: str) -> RequestError:
     """A `MismatchError` as Triton tells it."""
-    return invalid(f"[request id: {request_id or '<id_unknown>'}] {text}")
+    return invalid(named(request_id) + text)
+
+
+def named(request_id: str) -> str:
+    """What precedes a text about a request that has a client's id, or none."""
+    return f"[request id: {request_id or '<id_unknown>'}] "
 
 
 def invalid(message: str) -> RequestError:

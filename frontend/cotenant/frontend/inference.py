@@ -1,16 +1,16 @@
 """One request from its message to its response: checked, traced, submitted, awaited, counted. Decides nothing."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from typing import Any, NamedTuple
 
-from cotenant.frontend import ensembles, errors, response, sequences
+from cotenant.frontend import decoupled, ensembles, errors, response, sequences
 from cotenant.frontend.catalogue import Catalogue, ModelView
 from cotenant.frontend.checking import Checked, check
 from cotenant.frontend.dispatch import Answered, Dispatcher, Pending
 from cotenant.frontend.errors import RequestError
-from cotenant.frontend.regions import Place, Regions
+from cotenant.frontend.regions import Regions, in_use
 from cotenant.frontend.response_cache import ResponseCache
 from cotenant.frontend.sequences import Sequences
 from cotenant.frontend.statistics import Statistics
@@ -69,6 +69,67 @@ class Inference:
             self.open_requests -= 1
             span.end()
 
+    def decoupled(self, request: pb.ModelInferRequest) -> bool:
+        """Whether a request is for a model that may answer it any number of times."""
+        try:
+            return self._catalogue.find(request.model_name, request.model_version).decoupled
+        except RequestError:
+            return False  # what is wrong is told as for any other
+
+    async def respond(
+        self, request: pb.ModelInferRequest, rpc: str, metadata: Metadata, remaining_s: float | None, tenant: str = ""
+    ) -> AsyncGenerator[pb.ModelStreamInferResponse, None]:
+        """Has a decoupled model answer a request: its responses as they come, none or many. Raises RequestError."""
+        arrival_ns = now_ns()
+        if self.draining:
+            raise errors.draining()
+        model = self._catalogue.find(request.model_name, request.model_version)
+        span = self._tracing.start(metadata, rpc, request.model_name, arrival_ns)
+        call = Call(span, arrival_ns, remaining_s, tenant)
+        self.open_requests += 1
+        try:
+            async with aclosing(self._respond(request, model, call)) as responses:
+                async for one in responses:
+                    yield one
+        except RequestError as error:
+            self._failed(model, error, call)
+            span.failed(error)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            gone = errors.refused(types_pb2.REJECT_REASON_CANCELLED, "cancelled by the client")
+            self._failed(model, gone, call)
+            span.failed(gone)
+            raise
+        finally:
+            self.open_requests -= 1
+            span.end()
+
+    async def _respond(
+        self, request: pb.ModelInferRequest, model: ModelView, call: Call
+    ) -> AsyncGenerator[pb.ModelStreamInferResponse, None]:
+        checked = check(request, model, call.remaining_s, traced=call.span.sampled, regions=self._regions)
+        stats = self._statistics.of(model)
+        with in_use(checked.deliveries):
+            pending = self._dispatcher.submit(checked, model, call.arrival_ns, call.span.traceparent, call.tenant)
+            told = decoupled.Responses(request, pending, stats.responses)
+            stats.pending += 1
+            try:
+                while (found := await pending.response()) is not None:
+                    yield told.one(found)
+                answered = await pending.done
+            except BaseException as error:
+                told.ended_badly(cancelled=not isinstance(error, RequestError))
+                self._dispatcher.abandon(pending)
+                pending.done.cancel()  # nobody will look at it
+                raise
+            finally:
+                stats.pending -= 1
+            call.span.answered(pending, answered)
+            last = told.last(answered)
+        self._succeeded(pending, answered)
+        if last is not None:
+            yield last
+
     async def _run_latest(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         """Runs a request on the version it names; without one on the latest, also if that changes in the meantime."""
         model = self._catalogue.find(request.model_name, request.model_version)
@@ -97,6 +158,8 @@ class Inference:
     async def _execute(self, request: pb.ModelInferRequest, model: ModelView, call: Call) -> pb.ModelInferResponse:
         if model.ensemble:
             return await self._execute_ensemble(request, model, call)
+        if model.decoupled:
+            raise errors.unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
         checked = check(request, model, call.remaining_s, traced=call.span.sampled, regions=self._regions)
         if not model.stateful:
             return await self._cached(request, checked, model, call)
@@ -119,7 +182,7 @@ class Inference:
         kept = self._cache.find(key)
         looked_ns = now_ns() - asked_ns
         if kept is not None:
-            with _in_use(checked.deliveries):
+            with in_use(checked.deliveries):
                 result = response.of_tensors(request, model, checked.deliveries, kept.tensors, kept.contents)
             self._statistics.cached(model, total_ns=now_ns() - call.arrival_ns, lookup_ns=looked_ns)
             self._statistics.tenants.succeeded(call.tenant, late=False)
@@ -135,7 +198,7 @@ class Inference:
     ) -> tuple[pb.ModelInferResponse, Answered]:
         """Has a request run that was found well; its response, and what that was made of."""
         stats = self._statistics.of(model)
-        with _in_use(checked.deliveries):
+        with in_use(checked.deliveries):
             pending = self._dispatcher.submit(checked, model, call.arrival_ns, call.span.traceparent, call.tenant)
             stats.pending += 1
             try:
@@ -172,7 +235,7 @@ class Inference:
                 span.end()
 
         stats.pending += 1
-        with _in_use(checked.deliveries):
+        with in_use(checked.deliveries):
             try:
                 asked = [output.name for output in request.outputs]
                 values = await ensembles.run(request, model, inputs, asked, self._catalogue, ask)
@@ -225,16 +288,3 @@ class Inference:
     def _failed(self, model: ModelView, error: RequestError, call: Call) -> None:
         self._statistics.failed(model, error, now_ns() - call.arrival_ns)
         self._statistics.tenants.failed(call.tenant, error)
-
-
-@contextmanager
-def _in_use(deliveries: Mapping[str, Place | int]) -> Iterator[None]:
-    """Keeps the regions that outputs go to from being closed meanwhile."""
-    regions = [place.region for place in deliveries.values() if isinstance(place, Place)]
-    for region in regions:
-        region.users += 1
-    try:
-        yield
-    finally:
-        for region in regions:
-            region.users -= 1

@@ -12,6 +12,7 @@ from cotenant.frontend.statistics import Statistics
 from cotenant.runtime.clock import PeerClock, clock_id, now_ns
 from cotenant.runtime.outbox import Outbox
 from cotenant.runtime.server import DENIED, DENIED_S, open_channel
+from cotenant.runtime.silence import until_silent
 from cotenant.runtime.staging import Segment
 from cotenant.v1 import executor_pb2, executor_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 
@@ -73,6 +74,7 @@ class ExecutorLink:
                     self._answered(answer)
         finally:
             stream.cancel()
+            outbox.close()  # or whoever waits for its next frame waits for ever
 
     def _welcomed(self, welcome: executor_pb2.ExchangeWelcome) -> None:
         self.attached = welcome.attached
@@ -113,8 +115,21 @@ class ExecutorLink:
         if pending is None or self._outbox is None:
             return  # the launch comes back as lacking its inputs
         tensors, data = self._dispatcher.tensors(pending)
+        pending.staged_at.add(self.device_id)
         self._outbox.frame.stages.add(request_id=assign.request_id, attempt=assign.attempt, tensors=tensors, data=data)
         self._outbox.touch()
+
+    def forget(self, request_id: int) -> None:
+        """A request that was staged will not run there."""
+        if self._outbox is not None:
+            self._outbox.frame.forgotten_request_ids.append(request_id)
+            self._outbox.touch()
+
+    def stop(self, request_id: int) -> None:
+        """Nobody waits for a request any more."""
+        if self._outbox is not None:
+            self._outbox.frame.cancelled_request_ids.append(request_id)
+            self._outbox.touch()
 
     def close(self) -> None:
         """Ends the stream."""
@@ -142,10 +157,27 @@ class Links:
         self.channel: grpc.aio.Channel | None = None
         self.connected, self.lost = asyncio.Event(), asyncio.Event()  # one of them is set, once `run` has begun
         self._confirm_until_ns = 0
+        dispatcher.on_stop = self._stop
+        dispatcher.on_forget = self._forget_at
         self._barriers: list[tuple[int, asyncio.Future[None]]] = []  # with when its ping was sent
+
+    def _forget_at(self, device_id: str, request_id: int) -> None:
+        if link := self.executors.get(device_id):
+            link.forget(request_id)
+
+    def _stop(self, request_id: int) -> None:
+        """Which executor runs a request, only the scheduler knows: the others will not mind."""
+        for link in self.executors.values():
+            link.stop(request_id)
 
     async def run(self) -> None:
         """Connects, and again after each break, until cancelled."""
+        while True:
+            await self._connect()
+            _log.warning("scheduler", state="silent", address=self._address)
+
+    async def _connect(self) -> None:
+        """Converses over one connection, again after each break, until the scheduler falls silent."""
         async with open_channel(self._address) as channel:
             self.channel = channel
             stub = cast(
@@ -154,6 +186,8 @@ class Links:
             while True:
                 try:
                     await self._converse(stub)
+                except TimeoutError:
+                    return
                 except grpc.aio.AioRpcError as error:
                     if error.code() == grpc.StatusCode.ALREADY_EXISTS and not self._dispatcher.pending:
                         self._dispatcher.new_id()
@@ -171,11 +205,12 @@ class Links:
         ticking = asyncio.create_task(self._tick(outbox))
         stream = stub.ConnectFrontend(outbox.frames())
         try:
-            async for frame in stream:
+            async for frame in until_silent(stream):
                 self._take(frame, outbox)
         finally:
             ticking.cancel()
             stream.cancel()
+            outbox.close()
             if self._outbox is not None:
                 _log.warning("scheduler", state="lost", address=self._address)
             self._outbox = None
@@ -201,6 +236,7 @@ class Links:
         self, frame: scheduler_pb2.ConnectFrontendResponse, outbox: Outbox[scheduler_pb2.ConnectFrontendRequest]
     ) -> None:
         dispatcher = self._dispatcher
+        dispatcher.heard()
         if frame.HasField("hello"):
             self._welcomed(frame.hello, outbox)
         for state in frame.executors:
@@ -249,6 +285,7 @@ class Links:
             known.close()
             del self.executors[device_id]
             known = None
+            self._dispatcher.answers_lost()
         if known is None and not state.lost:
             self.executors[device_id] = ExecutorLink(state, self._dispatcher, self)
         elif known is not None:

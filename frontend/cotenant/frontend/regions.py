@@ -7,6 +7,8 @@ registered unless the operator allows it, and never one of our own segments. For
 
 import os
 import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,6 +140,19 @@ class Regions:
         return Place(region, offset, size)
 
 
+@contextmanager
+def in_use(deliveries: Mapping[str, Place | int]) -> Iterator[None]:
+    """Keeps the regions that outputs go to from being closed meanwhile."""
+    regions = [place.region for place in deliveries.values() if isinstance(place, Place)]
+    for region in regions:
+        region.users += 1
+    try:
+        yield
+    finally:
+        for region in regions:
+            region.users -= 1
+
+
 def _value(tensor: Any, key: str, kind: str) -> Any:
     parameter = tensor.parameters[key]
     if parameter.WhichOneof("parameter_choice") != kind:
@@ -161,4 +176,4 @@ def _open(key: str) -> int:
     return file
 
 
-__all__ = ["NOT_ALLOWED", "Place", "Region", "Regions"]
+__all__ = ["NOT_ALLOWED", "Place", "Region", "Regions", "in_use"]

@@ -65,12 +65,13 @@ class RestrictedProtocols(grpc.aio.ServerInterceptor):
         """The method's handler, or one that asks for the header."""
         handler = await continuation(handler_call_details)
         wanted = self.secrets.get().get(handler_call_details.method)
-        if handler is None or wanted is None or _has(handler_call_details, *wanted):
+        if handler is None or wanted is None or has(handler_call_details.invocation_metadata, *wanted):
             return handler
         message = f"This protocol is restricted, expecting header '{wanted[0]}'"
         return asking(handler, lambda _: Denial(grpc.StatusCode.UNAVAILABLE, message))
 
 
-def _has(details: Any, header: str, value: str) -> bool:
-    sent = [str(found).encode() for key, found in details.invocation_metadata or () if key == header]
+def has(metadata: Any, header: str, value: str) -> bool:
+    """Whether a call's metadata carry a header with a secret; compares in constant time."""
+    sent = [str(found).encode() for key, found in metadata or () if key == header]
     return any(hmac.compare_digest(one, value.encode()) for one in sent)

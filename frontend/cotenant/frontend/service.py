@@ -4,7 +4,7 @@ Its messages live in a descriptor pool of their own, so it is registered by hand
 servicer. Methods raise `RequestError`; what becomes of that on the wire is decided here, once.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -59,7 +59,11 @@ class InferenceMethods:
         async def infer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
             return await self._inference.infer(request, _STREAM_INFER, metadata, context.time_remaining(), tenant)
 
-        stream = Stream(infer, end_on_failure=("triton_grpc_error", "true") in tuple(metadata))
+        def respond(request: pb.ModelInferRequest) -> AsyncGenerator[pb.ModelStreamInferResponse, None]:
+            return self._inference.respond(request, _STREAM_INFER, metadata, context.time_remaining(), tenant)
+
+        failing = ("triton_grpc_error", "true") in tuple(metadata)
+        stream = Stream(infer, respond, self._inference.decoupled, end_on_failure=failing)
         self._streams.add(stream)
         try:
             async for answer in stream.answers(requests):
@@ -116,7 +120,7 @@ def _unary(
                 raise errors.unreadable(message)
             return await behaviour(request, context)
         except Exception as error:  # ours included: a client gets an answer whatever is wrong here
-            problem = _as_request_error(error)
+            problem = as_request_error(error)
         return await context.abort(problem.code, problem.message, problem.details)
 
     return answer
@@ -128,7 +132,7 @@ def _streaming(behaviour: Callable[[Any, Context], AsyncIterator[Any]]) -> Calla
             async for response in behaviour(requests, context):
                 yield response
         except Exception as error:
-            problem = _as_request_error(error)
+            problem = as_request_error(error)
         else:
             return
         await context.abort(problem.code, problem.message, problem.details)
@@ -136,7 +140,8 @@ def _streaming(behaviour: Callable[[Any, Context], AsyncIterator[Any]]) -> Calla
     return answers
 
 
-def _as_request_error(error: Exception) -> RequestError:
+def as_request_error(error: Exception) -> RequestError:
+    """What a client is told of an error; one that is ours is logged."""
     if isinstance(error, RequestError):
         return error
     _log.exception("request failed here", exc_info=error)

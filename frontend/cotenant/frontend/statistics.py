@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from cotenant.frontend.catalogue import ModelView
 from cotenant.frontend.errors import RequestError
+from cotenant.frontend.response_statistics import Duration, Responses
 from cotenant.frontend.tenant_statistics import TenantStatistics
 from cotenant.inference import inference_pb2 as pb
 from cotenant.runtime.metrics import LATENCY_BUCKETS_S
@@ -28,23 +29,6 @@ _TRITON_REASON = {
     types_pb2.REJECT_REASON_INPUTS_MISSING: "OTHER",
 }
 _OVERHEADS_NEEDED = 20  # fewer say nothing about a 95th percentile
-
-
-@dataclass(slots=True)
-class Duration:
-    """A count and a sum of nanoseconds."""
-
-    count: int = 0
-    ns: int = 0
-
-    def add(self, ns: int) -> None:
-        """One more."""
-        self.count += 1
-        self.ns += ns
-
-    def put(self, message: pb.StatisticDuration) -> None:
-        """Writes it."""
-        message.count, message.ns = self.count, self.ns
 
 
 @dataclass(slots=True)
@@ -98,6 +82,7 @@ class ModelStatistics:
     cache_miss: Duration = field(default_factory=Duration)  # looking up in vain, and keeping
     compute: Compute = field(default_factory=Compute)
     batches: dict[int, Compute] = field(default_factory=dict)  # by batch size
+    responses: Responses = field(default_factory=Responses)  # of a decoupled model
     failures: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     refusals: dict[str, int] = field(default_factory=dict)  # by our reason, cancellations and failures included
     latencies: Histogram = field(default_factory=Histogram)
@@ -116,6 +101,7 @@ class ModelStatistics:
         self.cache_miss.put(stats.cache_miss)
         for size in sorted(self.batches):
             self.batches[size].put(message.batch_stats.add(batch_size=size))
+        self.responses.put(message)
 
 
 @dataclass(slots=True)

@@ -95,7 +95,8 @@ class Store:
                 self._write(self._db, changes)
                 self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # SQLite itself rolls back where the disk is full
+                    self._db.execute("ROLLBACK")
                 raise
 
     def _write(self, db: sqlite3.Connection, changes: Changes) -> None:

@@ -102,12 +102,13 @@ class Stage:
     """
 
     __slots__ = (
-        *("ahead_ns", "batch_class", "blocked", "corrections", "demand", "end", "kernel_ns", "presence", "terms"),
-        *("vectors", "waiting"),
+        *("ahead_ns", "batch_class", "blocked", "corrections", "demand", "end", "kernel_ns", "presence", "rest"),
+        *("terms", "vectors", "waiting"),
     )
 
     def __init__(self, batch_class: BatchClass, phase: Phase, vectors: "_Vectors | None") -> None:
         self.batch_class, self.vectors = batch_class, vectors
+        self.rest = 1.0 - phase.end  # of the work, that is done after it
         self.end, self.demand, self.kernel_ns = phase.end, phase.demand, phase.kernel_ns
         self.ahead_ns = phase.demand[0] * phase.kernel_ns if phase.demand else 0.0
         self.terms: tuple[tuple[float, float, float], ...] = ()
@@ -191,7 +192,7 @@ class EstimateTable:
             _make_room(self._stages)
             vectors = self._vectors_of(batch_class)
             phases = vectors.phases if vectors else (_UNKNOWN,)
-            found = self._stages[batch_class] = tuple(Stage(batch_class, phase, vectors) for phase in phases)
+            found = self._stages[batch_class] = tuple([Stage(batch_class, phase, vectors) for phase in phases])
         return found
 
     def rates(self, stages: tuple[Stage, ...]) -> tuple[float, ...]:
@@ -210,8 +211,7 @@ class EstimateTable:
         if self.sets or not resources or any([len(one.terms) != resources for one in stages]):  # noqa: C419
             return tuple([self.rate(own, stages[:i] + stages[i + 1 :]) for i, own in enumerate(stages)])
         totals, levels = _shared([one.demand for one in stages])
-        ahead_ns = sum([one.ahead_ns for one in stages])
-        return tuple([_rate(one, totals, levels, ahead_ns, stages, i) for i, one in enumerate(stages)])
+        return tuple(_rates(stages, totals, levels, sum([one.ahead_ns for one in stages]), stages, 0))
 
     def progress_rate(self, victim: BatchClass, co_runners: Sequence[BatchClass]) -> float:
         """Solo progress per unit of time, in [MIN_RATE, 1], of `victim` while `co_runners` run beside it.
@@ -266,7 +266,7 @@ class EstimateTable:
             told = [((other.demand or unknown) + missing)[: len(missing)] for other in others]
             totals, levels = _shared([own.demand, *told])
             ahead_ns = own.ahead_ns + sum([other.ahead_ns for other in others])
-            return _rate(own, totals, levels, ahead_ns, others, len(others))
+            return _rates((own,), totals, levels, ahead_ns, others, len(others))[0]
         # Only pairs are known, or nothing: multiply, which is on the safe side (three batches that share one
         # resource fairly slow each other threefold; the product of the pairs says four). An unknown pair counts 2.
         slowdown = 1.0
@@ -309,41 +309,53 @@ def _make_room(memo: dict[Any, Any]) -> None:
         memo.clear()
 
 
-def _shared(demands: Iterable[Sequence[float]]) -> tuple[list[float], list[float]]:
+def _shared(demands: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
     """What all demand of each resource, and the level up to which each gets it."""
-    each = list(zip(*demands, strict=True))
-    totals = [sum(one) for one in each]
-    return totals, [fair_level(one) if total > 1.0 else ENOUGH for one, total in zip(each, totals, strict=True)]
+    totals: list[float] = []
+    levels: list[float] = []
+    for each in zip(*demands, strict=True):
+        total = sum(each)
+        totals.append(total)
+        levels.append(ENOUGH if total <= 1.0 else fair_level(each))
+    return totals, levels
 
 
-def _rate(
-    own: Stage, totals: Sequence[float], levels: Sequence[float], ahead_ns: float, beside: Sequence[Stage], at: int
-) -> float:
-    """`features` and their product with the sensitivity in one go.
+def _rates(
+    owns: Sequence[Stage],
+    totals: Sequence[float],
+    levels: Sequence[float],
+    ahead_ns: float,
+    beside: Sequence[Stage],
+    at: int,
+) -> list[float]:
+    """`features` and their product with the sensitivity in one go, for several: decisions wait for this.
 
-    `totals`, `levels` (see `_shared`) and `ahead_ns` include the batch itself; of those beside it, the one at `at` is
-    left out.
+    `totals`, `levels` (see `_shared`) and `ahead_ns` include each itself; of those beside them, the one in its place is
+    left out, the first in the place `at`.
     """
-    delay = own.presence
-    for total, level, (mine, pressed, short) in zip(totals, levels, own.terms, strict=True):
-        delay += pressed * (total - mine)
-        if mine > level:
-            delay += short * (mine / level - 1.0)
-    kernel_ns = own.kernel_ns
-    if kernel_ns > 0.0 and totals and totals[0] > 1.0:
-        mine = own.demand[0]
-        others, ahead_ns = totals[0] - mine, ahead_ns - own.ahead_ns
-        delay += own.waiting * waits(mine, others, kernel_ns, ahead_ns)
-        if others > FULL and own.blocked:
-            delay += own.blocked * blocks(mine, others, kernel_ns, ahead_ns)
-    if own.corrections:
-        for i, other in enumerate(beside):
-            if i != at:
-                delay += own.corrections.get(other.batch_class, 0.0)
-    slowdown = 1.0 + delay
-    if slowdown <= 1.0:
-        return 1.0
-    return 1.0 / slowdown if slowdown < MAX_SLOWDOWN else MIN_RATE
+    found: list[float] = []
+    for place, own in enumerate(owns, at):
+        delay = own.presence
+        k = 0
+        for mine, pressed, short in own.terms:
+            delay += pressed * (totals[k] - mine)
+            if mine > (level := levels[k]):
+                delay += short * (mine / level - 1.0)
+            k += 1
+        kernel_ns = own.kernel_ns
+        if kernel_ns > 0.0 and k and totals[0] > 1.0:
+            mine = own.demand[0]
+            others, waited_ns = totals[0] - mine, ahead_ns - own.ahead_ns
+            delay += own.waiting * waits(mine, others, kernel_ns, waited_ns)
+            if others > FULL and own.blocked:
+                delay += own.blocked * blocks(mine, others, kernel_ns, waited_ns)
+        if own.corrections:
+            for i, other in enumerate(beside):
+                if i != place:
+                    delay += own.corrections.get(other.batch_class, 0.0)
+        slowdown = 1.0 + delay
+        found.append(1.0 if slowdown <= 1.0 else 1.0 / slowdown if slowdown < MAX_SLOWDOWN else MIN_RATE)
+    return found
 
 
 class _Vectors:

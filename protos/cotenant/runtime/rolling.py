@@ -30,27 +30,26 @@ def finish_offsets(
     if max(map(len, stages), default=1) == 1:
         return _flat_offsets(rates, [one[0] for one in stages], remaining_ns)
     offsets = [0.0] * len(remaining_ns)
-    bodies = [_Body(*each) for each in zip(stages, work_ns, remaining_ns, strict=True)]
-    here = [i for i, body in enumerate(bodies) if not body.ended]
-    current, gaps = [bodies[i].stage for i in here], [bodies[i].gap for i in here]
+    ats, gaps = _placed(stages, work_ns, remaining_ns)
+    here = [i for i, gap in enumerate(gaps) if gap]
+    gaps, current = [gaps[i] for i in here], [stages[i][ats[i]] for i in here]
     elapsed = 0.0
     while len(current) > 1:
         speeds = rates(tuple(current))
         step = min(map(truediv, gaps, speeds))
         elapsed += step
         gaps = [gap - step * speed for gap, speed in zip(gaps, speeds, strict=True)]
-        for at in range(len(gaps) - 1, -1, -1):
-            if gaps[at] <= ROUNDING_NS:
-                body = bodies[here[at]]
-                if body.passes(gaps[at]):
-                    current[at], gaps[at] = body.stage, body.gap
+        for k in range(len(gaps) - 1, -1, -1):
+            if gaps[k] <= ROUNDING_NS:
+                i = here[k]
+                ats[i], gap = _entered(stages[i], work_ns[i], ats[i], gaps[k])
+                if gap:
+                    current[k], gaps[k] = stages[i][ats[i]], gap
                 else:
-                    offsets[here[at]] = elapsed
-                    del here[at], current[at], gaps[at]
+                    offsets[i] = elapsed
+                    del here[k], current[k], gaps[k]
     if current:  # the last runs alone, at full speed
-        body = bodies[here[0]]
-        body.gap = gaps[0]
-        offsets[here[0]] = elapsed + body.left
+        offsets[here[0]] = elapsed + (gaps[0] + work_ns[here[0]] * current[0].rest)
     return offsets
 
 
@@ -90,48 +89,44 @@ def advance(
         speeds = rates(tuple([one[0] for one in stages]))
         left_ns = [left - duration_ns * speed for left, speed in zip(remaining_ns, speeds, strict=True)]
         return [left if left > ROUNDING_NS else 0.0 for left in left_ns]
-    bodies = [_Body(*each) for each in zip(stages, work_ns, remaining_ns, strict=True)]
+    ats, gaps = _placed(stages, work_ns, remaining_ns)
+    current = [own[at] for own, at in zip(stages, ats, strict=True)]
     while duration_ns > 0.0:
-        speeds = rates(tuple([body.stage for body in bodies]))
-        step = duration_ns
-        for body, speed in zip(bodies, speeds, strict=True):
-            if not body.ended:
-                step = min(step, body.gap / speed)
+        speeds = rates(tuple(current))
+        step = min([gap / speed for gap, speed in zip(gaps, speeds, strict=True) if gap], default=duration_ns)
+        step = min(duration_ns, step)
         duration_ns -= step
-        for body, speed in zip(bodies, speeds, strict=True):
-            if not body.ended:
-                body.gap -= step * speed
-                if body.gap <= ROUNDING_NS:
-                    body.passes(body.gap)
-    return [body.left for body in bodies]
+        for i, speed in enumerate(speeds):
+            if gaps[i]:
+                gap = gaps[i] - step * speed
+                if gap <= ROUNDING_NS:
+                    ats[i], gap = _entered(stages[i], work_ns[i], ats[i], gap)
+                    current[i] = stages[i][ats[i]]
+                gaps[i] = gap
+    return [gap + work * one.rest for gap, work, one in zip(gaps, work_ns, current, strict=True)]
 
 
-class _Body:
-    """A batch that runs: its phase, and `gap`, the work that is left of that phase."""
+def _placed(
+    stages: Sequence[tuple[Stage, ...]], work_ns: Sequence[float], remaining_ns: Sequence[float]
+) -> tuple[list[int], list[float]]:
+    """In which phase each batch is, and how much work is left of that; 0 of what has ended."""
+    ats: list[int] = []
+    gaps: list[float] = []
+    for own, work, left in zip(stages, work_ns, remaining_ns, strict=True):
+        at, gap = 0, left - work * own[0].rest
+        if gap <= ROUNDING_NS:
+            at, gap = _entered(own, work, 0, gap)
+        ats.append(at)
+        gaps.append(gap)
+    return ats, gaps
 
-    __slots__ = ("_at", "_stages", "_work", "ended", "gap", "stage")
 
-    def __init__(self, stages: tuple[Stage, ...], work: float, left: float) -> None:
-        self._stages, self._work, self._at, self.ended = stages, work, 0, False
-        self.stage = stages[0]
-        self.gap = left - work * (1.0 - self.stage.end)
-        if self.gap <= ROUNDING_NS:
-            self.passes(self.gap)
-
-    def passes(self, gap: float) -> bool:
-        """Enters the next phase of which something is left; False if the batch has ended."""
-        stages, last = self._stages, len(self._stages) - 1
-        while gap <= ROUNDING_NS:
-            if self._at == last:
-                self.gap, self.ended = 0.0, True
-                return False
-            self._at += 1
-            before, self.stage = self.stage, stages[self._at]
-            gap += self._work * (self.stage.end - before.end)
-        self.gap = gap
-        return True
-
-    @property
-    def left(self) -> float:
-        """Work left of the whole batch."""
-        return self.gap + self._work * (1.0 - self.stage.end)
+def _entered(own: tuple[Stage, ...], work: float, at: int, gap: float) -> tuple[int, float]:
+    """The next phase of which something is left, and how much; 0 if the batch has ended."""
+    last = len(own) - 1
+    while gap <= ROUNDING_NS:
+        if at == last:
+            return at, 0.0
+        at += 1
+        gap += work * (own[at].end - own[at - 1].end)
+    return at, gap

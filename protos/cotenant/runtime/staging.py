@@ -153,7 +153,7 @@ class Segment:
             return None
         try:
             file = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that no file system takes
             return None
         size = os.fstat(file).st_size
         if size > NONCE_BYTES and os.pread(file, NONCE_BYTES, 0) == nonce:

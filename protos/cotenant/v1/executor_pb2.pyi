@@ -51,16 +51,18 @@ THROTTLE_REASON_BOARD_LIMIT: ThrottleReason
 THROTTLE_REASON_RELIABILITY: ThrottleReason
 
 class ExchangeRequest(_message.Message):
-    __slots__ = ("hello", "stages", "releases", "cancelled_request_ids")
+    __slots__ = ("hello", "stages", "releases", "cancelled_request_ids", "forgotten_request_ids")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     RELEASES_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
+    FORGOTTEN_REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
     hello: ExchangeHello
     stages: _containers.RepeatedCompositeFieldContainer[Stage]
     releases: _containers.RepeatedCompositeFieldContainer[Release]
     cancelled_request_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, hello: _Optional[_Union[ExchangeHello, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[Release, _Mapping]]] = ..., cancelled_request_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    forgotten_request_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, hello: _Optional[_Union[ExchangeHello, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[Release, _Mapping]]] = ..., cancelled_request_ids: _Optional[_Iterable[int]] = ..., forgotten_request_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ExchangeHello(_message.Message):
     __slots__ = ("frontend_id", "segment", "nonce")

@@ -12,7 +12,7 @@ import structlog
 from cotenant.runtime import logs, metrics, server, settings
 from cotenant.runtime.settings import setting
 from cotenant.runtime.transport import TransportSettings
-from cotenant.scheduler import polling, predictions, settings_codec
+from cotenant.scheduler import polling, predictions, rate_limits, settings_codec
 from cotenant.scheduler.control import Control
 from cotenant.scheduler.core import Core, CoreConfig
 from cotenant.scheduler.events import DrainRequested
@@ -42,6 +42,17 @@ class SchedulerSettings(TransportSettings):
     )
     load_models: tuple[str, ...] = setting(
         ("*",), "models to load at start, separated by commas; * for all in the repository", metavar="NAMES"
+    )
+    rate_limit: str = setting(
+        "off",
+        "execution_count: batches wait for the resources that their model's rate_limiter names (docs/protocol.md)",
+        choices=["off", "execution_count"],
+    )
+    rate_limit_resource: tuple[str, ...] = setting(
+        (),
+        "how much there is of them: NAME:COUNT, or NAME:COUNT:DEVICE, separated by commas; what is not told is "
+        "what the model needs that needs most",
+        metavar="RESOURCES",
     )
     model_control_mode: str = setting(
         "explicit",
@@ -78,6 +89,8 @@ async def serve(options: SchedulerSettings) -> None:
         first_batch_id=int(time.time()) << 20,  # unique for a million batches a second, and within 53 bits
         load_all="*" in options.load_models,
         load_models=names,
+        rate_limit=options.rate_limit == "execution_count",
+        rate_limit_resources=rate_limits.read(options.rate_limit_resource),
     )
     if options.settings and Path(options.settings).exists():
         kept = settings_codec.read(Path(options.settings), config.settings, POLICIES)

@@ -8,7 +8,13 @@ coarser than rolling batch by batch, but right in the mean where queues are long
 it costs the same few additions for each request however many models wait.
 """
 
+from bisect import bisect_left
+from operator import itemgetter
+
 from cotenant.scheduler.books import Device, Queue
+from cotenant.scheduler.events import Request
+
+_queue_of = itemgetter(3)  # of an entry in line
 
 
 def cost_ns(device: Device, queue: Queue, beside: int, level: float) -> tuple[float, float]:
@@ -17,14 +23,27 @@ def cost_ns(device: Device, queue: Queue, beside: int, level: float) -> tuple[fl
     Its batch is the largest there is, or the largest there may be. The second goes from when the device has done what
     is ahead of it to the bound of its end: the last of what is ahead runs beside it, and began before.
     """
-    state = (queue.changes, device.beliefs, beside)
-    if queue.cost[0] != state:
-        items = min(queue.spec.max_batch_size, len(queue)) if queue.spec.batching else 1
-        batch_class = queue.class_of(items)
-        work = float(device.work_ns(batch_class))
-        factor = device.bound_factor(batch_class, level, beside - 1)
-        queue.cost = state, work / items, work * (factor * beside - (beside - 1) / 2)
-    return queue.cost[1:]
+    items = min(queue.spec.max_batch_size, len(queue)) if queue.spec.batching else 1
+    batch_class = queue.class_of(items)
+    work = float(device.work_ns(batch_class))
+    factor = device.bound_factor(batch_class, level, beside - 1)
+    return work / items, work * (factor * beside - (beside - 1) / 2)
+
+
+def shares_ns(device: Device, beside: int, level: float) -> dict[Queue, float]:
+    """What one request of each queue costs; worked out again for queues that have changed since the last call."""
+    kept = device.shares
+    device.refresh()
+    if kept.rest_on != device.beliefs:
+        kept.rest_on = device.beliefs
+        kept.changed.update(device.queues)
+    for queue in kept.changed.values():
+        if len(queue):
+            kept.ns[queue] = cost_ns(device, queue, beside, level)[0]
+        else:
+            kept.ns.pop(queue, None)
+    kept.changed.clear()
+    return kept.ns
 
 
 def speed(device: Device) -> float:
@@ -39,30 +58,26 @@ def waiting_batches(device: Device, enough: int) -> int:
     """Batches that what waits would make, counted up to `enough`."""
     found = 0
     for queue in device.queues.values():
-        found += -(-len(queue) // queue.spec.max_batch_size) if queue.spec.batching else len(queue)
+        count = len(queue)
+        found += -(-count // queue.spec.max_batch_size) if queue.spec.batching else count
         if found >= enough:
             break
     return found
 
 
-def finish_ns(device: Device, request_id: int, now_ns: int, level: float) -> int:
+def finish_ns(device: Device, request: Request, now_ns: int, level: float) -> int:
     """When a request that waits for the device will be answered, by the bound of its own batch.
 
-    Raises ValueError if it does not wait there.
+    Raises KeyError if it does not wait there.
     """
+    queue = device.queue_of(request)
+    urgency = queue.urgency_of(request)
     lanes, running = max(1, device.spec.max_concurrency), len(device.running)
     beside = min(lanes, running + waiting_batches(device, lanes))
     ahead_ns = 0.0
     if running + beside > lanes:  # it must wait for some of them to end
         ahead_ns = sum([body.remaining_ns for body in device.running.values()])
-    device.refresh()
-    costs: dict[Queue, tuple[float, float]] = {}
-    for _, _, known_id, queue, _ in device.line:
-        cost = costs.get(queue)
-        if cost is None:
-            cost = costs[queue] = cost_ns(device, queue, beside, level)
-        share_ns, tail_ns = cost
-        if known_id == request_id:
-            return now_ns + int((ahead_ns + tail_ns) / speed(device)) + device.answer_overhead_ns
-        ahead_ns += share_ns
-    raise ValueError(f"request {request_id} does not wait for {device.spec.device_id}")
+    shares, line = shares_ns(device, beside, level), device.line
+    ahead_ns = sum(map(shares.__getitem__, map(_queue_of, line[: bisect_left(line, urgency)])), ahead_ns)
+    tail_ns = cost_ns(device, queue, beside, level)[1]
+    return now_ns + int((ahead_ns + tail_ns) / speed(device)) + device.answer_overhead_ns

@@ -70,6 +70,8 @@ def backlog_finish_ns(device: Device, request: Request, now_ns: int, lanes: int)
 
 def may_run(device: Device, queue: Queue, instances: int = 0) -> bool:
     """Whether the model's limit on instances, or else `instances` (0: no limit), lets one more batch of it run."""
+    if device.limits is not None and not device.limits.allow(device, queue.spec):
+        return False
     limit = queue.spec.max_instances or instances
     return not limit or device.running_of(*queue.key[:2]) < limit
 

@@ -32,8 +32,7 @@ class Batches:
         self.next_id += 1
         if self._state.tenancy.active:
             self._state.tenancy.launched(device, batch, self._state.now_ns)
-        for request in launch.requests:
-            self._requests.unqueue(request.request_id)
+        self._requests.unqueue_batch(device, device.queues[launch.queue], launch.requests)
         self._enter(device, Running(batch, self._state.now_ns, float(launch.forecast.work_ns)))
         self._state.actions.append(ev.Launch(device.spec.device_id, batch))
 
@@ -62,7 +61,7 @@ class Batches:
             device, body = found
             self._margin.told_ns = self._state.now_ns
             device.end(event.batch_id)
-            self._state.forget(body.batch.requests)
+            self._state.released(event.device_id, body.batch)
             if self._state.tenancy.active:
                 self._state.tenancy.finished(device, body.batch, event.duration_ns)
             forecast = body.batch.forecast
@@ -81,8 +80,7 @@ class Batches:
             device.end(event.batch_id)
             if self._state.tenancy.active:
                 self._state.tenancy.undone(device, body.batch)
-            for request in body.batch.requests:
-                self._state.places.pop(request.request_id, None)
+            for request in self._state.released(event.device_id, body.batch):
                 if request.request_id in event.missing:
                     self._requests.refuse(request, ev.INPUTS_MISSING, "its tensors did not reach the executor in time")
                 elif event.reason == ev.EXECUTION_FAILED:  # one of them may have spoiled it for the others

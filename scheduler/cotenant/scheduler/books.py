@@ -3,17 +3,18 @@
 Policies read these objects and never write them; only the core does.
 """
 
-from bisect import bisect_left, insort
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from cotenant.runtime.estimates import BatchClass, EstimateTable, factor_at
 from cotenant.scheduler.contention import Together
-from cotenant.scheduler.events import Batch, DeviceSpec, ModelSpec, Profile, Request
+from cotenant.scheduler.events import Batch, DeviceSpec, ModelSpec, Profile
 from cotenant.scheduler.fairness import Fairness
-from cotenant.scheduler.queues import Entry, Queue, QueueKey
+from cotenant.scheduler.queues import Queue, QueueKey
+from cotenant.scheduler.rate_limits import RateLimits
 from cotenant.scheduler.settings import ModelSettings
+from cotenant.scheduler.waiting import Waiting
 from cotenant.scheduler.widening import Widening
 
 __all__ = ["Device", "Queue", "QueueKey", "Running", "Window", "with_model_settings"]
@@ -51,10 +52,11 @@ class Window(msgspec.Struct):
     until_ns: int = 0
 
 
-class Device:
+class Device(Waiting):
     """The books of one device."""
 
     def __init__(self, spec: DeviceSpec, incarnation: int, table: EstimateTable, now_ns: int) -> None:
+        super().__init__()
         self.spec = spec
         self.incarnation = incarnation
         self.online = True
@@ -68,15 +70,13 @@ class Device:
         self.solo_runs: dict[BatchClass, tuple[int, ...]] = {}  # durations of the last batches that ran alone, in ns
         self.widening = Widening()
         self._widened = 1.0  # as it is applied
-        self.models: dict[tuple[str, str], ModelSpec] = {}  # as they hold
         self.declared: dict[tuple[str, str], ModelSpec] = {}  # as executors told
+        self.delays = False  # whether any of them ever waited for fuller batches
         self.model_settings = NO_SETTINGS  # by model: what holds in the place of that
-        self.ranks: dict[str, int] = {}  # of tenants; queues put them before everything else
+        self.limits: RateLimits | None = None  # where resources are counted
         self.fair: Fairness | None = None  # keeps the ranks, where tenants are told apart
         self.memory_bytes: dict[tuple[str, str], int] = {}
         self.running: dict[int, Running] = {}  # changed by `begin` and `end` alone
-        self.queues: dict[QueueKey, Queue] = {}
-        self.line: list[Entry] = []  # all that waits, most urgent first
         self.window: Window | None = None
         self.updated_ns = now_ns
         self.busy_ns = 0
@@ -88,53 +88,25 @@ class Device:
         self.works: dict[BatchClass, int] = {}  # solo times
         self.remembered: dict[Hashable, float] = {}  # for policies: what they worked out of beliefs alone
         self._known_revision = -1
-        self._heads: list[Entry] = []  # of all queues, most urgent first
-        self._emptied: dict[QueueKey, Queue] = {}  # queues that are likely to be wanted again
-        self._changed: dict[QueueKey, Queue] = {}  # of which the latest start must be asked again
         self._latest: dict[QueueKey, int] = {}
         self._latest_at = -1
+        self._first_ns = 0  # the least of them; 0: there is none
         self._together: Together | None = None
         self._offsets: list[int] | None = None
+        self._offsets_at = -1  # revision of the table that those rest on which were known before the batch began
+        self._with: dict[tuple[BatchClass, int], list[int]] = {}  # offsets with one more, by what it is
 
     # ---- what waits
 
-    @property
-    def queued(self) -> int:
-        """Requests that wait for this device."""
-        return len(self.line)
+    def by_urgency(self) -> Iterator[Queue]:
+        """The queues in which something waits whose batches could run, most urgent head first."""
+        queues = self.heads()
+        return queues if self.limits is None else self.limits.runnable(self, queues)
 
-    def rank_of(self, queue: Queue) -> int:
-        """Of the tenant of a queue's first request; 0 where all are alike. For policies with an order of their own."""
-        return self.ranks.get(queue.head.tenant, 0) if self.ranks else 0
-
-    def by_urgency(self) -> list[Queue]:
-        """The queues in which something waits, most urgent head first."""
-        return [entry[3] for entry in self._heads]
-
-    def enqueue(self, request: Request) -> Queue:
-        """Adds a request to its queue, made if need be. Raises KeyError if its model is not loaded here."""
-        key = (request.model, request.version, request.shape_bucket)
-        queue = self.queues.get(key)
-        if queue is None:
-            spec = self.models[request.model, request.version]
-            queue = self._emptied.pop(key, None)
-            if queue is None or queue.spec is not spec:
-                queue = Queue(key, spec, self.ranks)
-            self.queues[key] = queue
-        entry = queue.entry_of(request)
-        if queue.add(entry):
-            self._new_head(queue, before=queue.entry_at(1) if len(queue) > 1 else None)
-        insort(self.line, entry)
-        self._changed[key] = queue
-        return queue
-
-    def _new_head(self, queue: Queue, before: Entry | None) -> None:
-        """Keeps `_heads` after the first of a queue changed."""
-        heads = self._heads
-        if before is not None:
-            del heads[bisect_left(heads, before)]
-        if len(queue):
-            insort(heads, queue.entry_at(0))
+    def runnable(self) -> list[Queue]:
+        """The queues in which something waits whose batches could run, in no order of urgency."""
+        queues = self.queues.values()
+        return list(queues if self.limits is None else self.limits.runnable(self, queues))
 
     def respecify(self, spec: ModelSpec) -> None:
         """A model was loaded, or its settings changed: its queues follow what is now said of it, order included."""
@@ -142,40 +114,11 @@ class Device:
         if settings := self.model_settings.get(spec.model):
             spec = with_model_settings(spec, settings)
         self.models[spec.model, spec.version] = spec
+        self.delays = self.delays or spec.max_queue_delay_ns > 0
         for queue in self.queues.values():
             if queue.key[:2] == (spec.model, spec.version) and queue.spec != spec:
                 queue.respecify(spec)
         self._sort()
-
-    def reorder(self) -> None:
-        """Sorts all that waits again, after `ranks` changed."""
-        for queue in self.queues.values():
-            queue.respecify(queue.spec)
-        self._sort()
-
-    def _sort(self) -> None:
-        """Puts everything that waits in line again."""
-        self.line = sorted([entry for queue in self.queues.values() for entry in queue.entries()])
-        self._heads = sorted([queue.entry_at(0) for queue in self.queues.values()])
-        self._changed.update(self.queues)
-
-    def dequeue(self, request: Request) -> None:
-        """Takes a request out of its queue; an empty queue goes, so that the books hold only what waits.
-
-        Raises KeyError if it does not wait here.
-        """
-        key = (request.model, request.version, request.shape_bucket)
-        queue = self.queues[key]
-        urgency = queue.urgency_of(request)
-        first = queue.entry_at(0)
-        if queue.remove(urgency):
-            self._new_head(queue, before=first)
-        del self.line[bisect_left(self.line, urgency)]
-        self._changed[key] = queue
-        if not len(queue):
-            if len(self._emptied) >= MEMO_LIMIT:
-                self._emptied.clear()
-            self._emptied[key] = self.queues.pop(key)
 
     def latest_start_ns(self) -> int:
         """The last instant at which everything that waits could still be in time, each alone; 0 without deadlines."""
@@ -183,13 +126,21 @@ class Device:
         if self._latest_at != self.beliefs:
             self._latest_at = self.beliefs
             self._changed.update(self.queues)
-        for key, queue in self._changed.items():
-            if len(queue) and (latest_ns := queue.latest_start_ns(self)):
-                self._latest[key] = latest_ns
-            else:
-                self._latest.pop(key, None)
-        self._changed.clear()
-        return min(self._latest.values(), default=0)
+        if self._changed:
+            first_ns = self._first_ns
+            for key, queue in self._changed.items():
+                before_ns = self._latest.get(key, 0)
+                latest_ns = queue.latest_start_ns(self) if len(queue) else 0
+                if latest_ns:
+                    self._latest[key] = latest_ns
+                    first_ns = min(first_ns, latest_ns)
+                elif before_ns:
+                    del self._latest[key]
+                if before_ns == self._first_ns != latest_ns:
+                    first_ns = 0  # what was the first no longer is
+            self._changed.clear()
+            self._first_ns = first_ns or min(self._latest.values(), default=0)
+        return self._first_ns
 
     # ---- what runs
 
@@ -199,12 +150,17 @@ class Device:
 
     def begin(self, body: Running) -> None:
         """One more batch runs."""
+        found = self._with.get((body.batch.batch_class, body.batch.forecast.work_ns))
+        whole = body.remaining_ns == body.batch.forecast.work_ns
         self.running[body.batch.batch_id] = body
-        self._together = self._offsets = None
+        self._forget_offsets()
+        self._together, self._offsets = None, found if whole else None
+        self._offsets_at = self.table.revision
 
     def end(self, batch_id: int) -> Running:
         """A batch runs no longer. Raises KeyError if it did not."""
-        self._together = self._offsets = None
+        self._forget_offsets()
+        self._together = None
         return self.running.pop(batch_id)
 
     def restart(self, body: Running, started_ns: int) -> None:
@@ -212,7 +168,7 @@ class Device:
         body.started_ns = started_ns
         self.believe_orders((*self.orders_ns[1 - ORDERS :], max(0, started_ns - body.launched_ns)))
         body.remaining_ns = float(body.batch.forecast.work_ns)
-        self._offsets = None
+        self._forget_offsets()
 
     def advance(self, now_ns: int) -> None:
         """Brings remaining work and the integrals of use up to `now_ns`. Going back in time does nothing."""
@@ -222,7 +178,7 @@ class Device:
         self.updated_ns = now_ns
         if not self.running:
             return
-        self._offsets = None
+        self._forget_offsets()
         bodies = self.running.values()
         self.busy_ns += elapsed
         self.batch_ns += elapsed * len(bodies)
@@ -235,12 +191,20 @@ class Device:
     def finish_offsets(self, extra: BatchClass | None = None, extra_work_ns: int = 0) -> list[int]:
         """Time until each running batch ends, in the order they run, and until `extra` would if launched now."""
         together = self._rolling()
-        if extra is not None:
+        if extra is None:
+            if self._offsets is None:  # several ask between two changes
+                self._offsets = together.finish_offsets([body.remaining_ns for body in self.running.values()])
+            return self._offsets
+        found = self._with.get((extra, extra_work_ns))
+        if found is None:
             remaining = [body.remaining_ns for body in self.running.values()]
-            return together.finish_offsets_with(remaining, extra, extra_work_ns)
-        if self._offsets is None:  # several ask between two changes
-            self._offsets = together.finish_offsets([body.remaining_ns for body in self.running.values()])
-        return self._offsets
+            found = together.finish_offsets_with(remaining, extra, extra_work_ns)
+            self._with[extra, extra_work_ns] = found
+        return found
+
+    def _forget_offsets(self) -> None:
+        self._offsets = None
+        self._with.clear()
 
     def classes(self) -> tuple[BatchClass, ...]:
         """What runs, in order."""
@@ -252,8 +216,9 @@ class Device:
         if found is None or found.revision != self.table.revision:
             bodies = self.running.values()
             classes = [body.batch.batch_class for body in bodies]
+            if found is not None or self._offsets_at != self.table.revision:
+                self._forget_offsets()
             found = self._together = Together(self.table, classes, [body.batch.forecast.work_ns for body in bodies])
-            self._offsets = None
         return found
 
     # ---- what is believed

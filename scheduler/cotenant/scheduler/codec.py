@@ -23,8 +23,12 @@ from cotenant.runtime.status import reason_name
 from cotenant.scheduler import events as ev
 from cotenant.v1 import executor_pb2, predictor_pb2, scheduler_pb2, types_pb2
 
-_ABSURD_NS = 1e15
+_ABSURD_NS = 10**15  # no work takes eleven days
+_MOST_NS = 2**63 - 1  # that a forecast can tell
+_LATEST_NS = 2**61  # of an instant, in 73 years; differences still have 63 bits
+_MOST = 2**20  # items of a request, and attempts: many in one batch, or one more, still have 32 bits
 _ID_CHARACTERS = 256  # of a client's id
+_VERSION_DIGITS = 20  # more than 64 bits hold
 _ABSURD = 1e6  # no demand, weight, slowdown or factor is of this size; false for NaN as well
 
 # ---- from the wire -------------------------------------------------------------------------------------------------
@@ -36,7 +40,10 @@ def batch_class(message: types_pb2.BatchClass) -> BatchClass:
 
 
 def request(message: scheduler_pb2.Submit) -> ev.Request:
-    """A request as a frontend submitted it."""
+    """A request as a frontend submitted it. Raises ValueError for counts or instants that no request has."""
+    _check_counts(message)
+    if max(abs(message.arrival_ns), abs(message.deadline_ns)) > _LATEST_NS:
+        raise ValueError(f"request {message.request_id} has instants beyond {_LATEST_NS} ns")
     return ev.Request(
         message.request_id,
         message.attempt,
@@ -54,6 +61,12 @@ def request(message: scheduler_pb2.Submit) -> ev.Request:
     )
 
 
+def _check_counts(message: scheduler_pb2.Submit | scheduler_pb2.LaunchedRequest) -> None:
+    for what, count in (("items", message.batch_size), ("attempts", message.attempt)):
+        if count > _MOST:
+            raise ValueError(f"request {message.request_id} has {count} {what}, expected up to {_MOST}")
+
+
 def client_request_id(given: str) -> str:
     """As much of a client's own id as is kept."""
     return given[:_ID_CHARACTERS]
@@ -64,11 +77,13 @@ def _tensors(message: types_pb2.StagedTensors) -> ev.Tensors:
 
 
 def model_spec(config_bytes: bytes, version: str) -> ev.ModelSpec:
-    """What the core must know of a model. Raises ValueError if the configuration makes no sense."""
+    """What the core must know of a model. Raises ValueError if configuration or version make no sense."""
     try:
         config = inference_pb2.ModelConfig.FromString(config_bytes)
     except DecodeError as error:
         raise ValueError(f"the configuration of a model is not a serialised ModelConfig: {error}") from error
+    if not (version.isascii() and version.isdecimal() and len(version) < _VERSION_DIGITS):
+        raise ValueError(f"the version of model '{config.name}' must be a decimal number, got '{version[:100]}'")
     options = model_options.read(config)
     batching = config.dynamic_batching
     policy = batching.default_queue_policy
@@ -88,7 +103,19 @@ def model_spec(config_bytes: bytes, version: str) -> ev.ModelSpec:
         max_instances=sum(max(1, group.count) for group in config.instance_group),
         slo_ns=options.slo_ns,
         idempotent=options.idempotent,
+        resources=_needs(config),
+        queue_sizes={level: own.max_queue_size for level, own in sorted(batching.priority_queue_policy.items())},
     )
+
+
+def _needs(config: inference_pb2.ModelConfig) -> tuple[ev.Need, ...]:
+    """What a batch needs of the rate limiter's resources: of each what its most demanding instances need."""
+    found: dict[tuple[str, bool], int] = {}
+    for group in config.instance_group:
+        for resource in group.rate_limiter.resources:
+            key = (resource.name, getattr(resource, "global"))
+            found[key] = max(found.get(key, 0), resource.count)
+    return tuple(ev.Need(name, count, shared) for (name, shared), count in sorted(found.items()) if count)
 
 
 def model_name(config_bytes: bytes) -> str:
@@ -105,7 +132,7 @@ def profile(message: executor_pb2.ClassProfiled) -> ev.Profile:
     demand, phases = tuple(message.demand), _phases(message.phases)
     return ev.Profile(
         known,
-        message.work_ns,
+        min(message.work_ns, _ABSURD_NS),
         message.samples,
         demand,
         message.spread,
@@ -129,7 +156,7 @@ def _basis(value: executor_pb2.ProfileBasis) -> str:
 def forecast(message: types_pb2.Forecast) -> ev.Forecast:
     """What was expected of a launch."""
     return ev.Forecast(
-        message.work_ns,
+        min(message.work_ns, _ABSURD_NS),
         message.duration_ns,
         message.bound_ns,
         message.level,
@@ -152,6 +179,8 @@ def device_spec(message: types_pb2.Device) -> ev.DeviceSpec:
 
 def _batch(message: scheduler_pb2.Launch) -> ev.Batch:
     known = message.batch_class
+    for one in message.requests:
+        _check_counts(one)
     requests = tuple(
         ev.Request(
             r.request_id,
@@ -316,7 +345,7 @@ def _class_estimate(message: predictor_pb2.ClassEstimate) -> ClassEstimate:
     phases = _phases(message.phases)
     return ClassEstimate(
         batch_class(message.batch_class),
-        message.work_ns,
+        min(message.work_ns, _ABSURD_NS),
         tuple(message.demand),
         tuple(message.sensitivity),
         tuple(PairCorrection(batch_class(c.co_runner), c.delay) for c in message.corrections),
@@ -366,7 +395,9 @@ def put_class(message: types_pb2.BatchClass, known: BatchClass) -> None:
 
 def put_forecast(message: types_pb2.Forecast, expected: ev.Forecast) -> None:
     """Writes what is expected of a launch."""
-    message.work_ns, message.duration_ns, message.bound_ns = expected.work_ns, expected.duration_ns, expected.bound_ns
+    message.work_ns = min(_MOST_NS, expected.work_ns)
+    message.duration_ns = min(_MOST_NS, expected.duration_ns)
+    message.bound_ns = min(_MOST_NS, expected.bound_ns)
     message.level, message.estimates_version = expected.level, expected.estimates_version
     message.co_runner_count = expected.co_runner_count
 

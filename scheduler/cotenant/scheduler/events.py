@@ -69,6 +69,14 @@ class Request(_Data, frozen=True):
     tenant: str = ""
 
 
+class Need(_Data, frozen=True):
+    """What a batch needs of a resource of the rate limiter while it runs; of a `shared` one all devices have a part."""
+
+    name: str
+    count: int
+    shared: bool = False
+
+
 class ModelSpec(_Data, frozen=True):
     """What the scheduler must know of one version of a model; it follows from its configuration."""
 
@@ -84,6 +92,9 @@ class ModelSpec(_Data, frozen=True):
     max_instances: int = 0
     slo_ns: int = 0
     idempotent: bool = True
+    resources: tuple[Need, ...] = ()  # of the rate limiter
+    # By level of priority, where its policy is another than the default: how many may wait; 0 for any number.
+    queue_sizes: dict[int, int] = {}
 
 
 class Profile(_Data, frozen=True):

@@ -7,14 +7,29 @@ from cotenant.scheduler import events as ev
 from cotenant.v1 import scheduler_pb2
 
 _RECENT = 256  # batches over which means are taken
+_MOST = 2**63 - 1  # of a count, however much is reported; also databases of metrics hold that
 _TENANTS = 2048  # told apart; frontends tell of fewer each
 
 
-class ModelLedger:
-    """Counts of one version of a model."""
+class _Outcomes:
+    """What clients saw, as frontends report it."""
 
     def __init__(self) -> None:
         self.in_time = self.late = self.refused = self.failed = 0
+
+    def add(self, told: scheduler_pb2.TenantStatistics | scheduler_pb2.FrontendStatistics) -> None:
+        """Adds a report."""
+        self.in_time = min(_MOST, self.in_time + told.in_time)
+        self.late = min(_MOST, self.late + told.late)
+        self.refused = min(_MOST, self.refused + told.refused)
+        self.failed = min(_MOST, self.failed + told.failed)
+
+
+class ModelLedger(_Outcomes):
+    """Counts of one version of a model."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.batches = self.items = self.would_refuse = 0
         self.recent: deque[tuple[float, bool, float]] = deque(maxlen=_RECENT)  # |error|, in bound, slowdown
 
@@ -25,11 +40,11 @@ class ModelLedger:
         return error, covered, slowdown
 
 
-class TenantLedger:
+class TenantLedger(_Outcomes):
     """Counts of one tenant."""
 
     def __init__(self) -> None:
-        self.in_time = self.late = self.refused = self.failed = 0
+        super().__init__()
         self.over_quota = self.work_ns = 0
 
 
@@ -84,16 +99,8 @@ class Ledger:
 
     def tenant_reported(self, statistics: scheduler_pb2.TenantStatistics) -> None:
         """What a frontend's clients of one tenant saw."""
-        ledger = self.tenant(statistics.tenant)
-        ledger.in_time += statistics.in_time
-        ledger.late += statistics.late
-        ledger.refused += statistics.refused
-        ledger.failed += statistics.failed
+        self.tenant(statistics.tenant).add(statistics)
 
     def reported(self, statistics: scheduler_pb2.FrontendStatistics, versions: list[str]) -> None:
         """What a frontend's clients saw; booked under the latest version that serves."""
-        ledger = self.of(statistics.model, versions[-1] if versions else "")
-        ledger.in_time += statistics.in_time
-        ledger.late += statistics.late
-        ledger.refused += statistics.refused
-        ledger.failed += statistics.failed
+        self.of(statistics.model, versions[-1] if versions else "").add(statistics)

@@ -56,7 +56,7 @@ def consider(
 
     `caution` is how much of the way from mean to bound counts where harm to others is judged.
     """
-    batch_class = class_of(queue, items)
+    batch_class = queue.class_of(items)
     work = device.work_ns(batch_class)
     co_runners = len(device.running)
     offsets = device.finish_offsets(batch_class, work)

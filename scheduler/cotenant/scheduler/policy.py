@@ -55,7 +55,10 @@ class Policy(Protocol):
     name: str
 
     def outlook(self, device: Device, request: Request, now_ns: int) -> Outlook:
-        """Judges a request that was just added to its queue on this device."""
+        """Judges a request that was just added to its queue on this device.
+
+        Its finish is never before it could be answered if it ran alone from now on (`solo_finish_ns`).
+        """
         ...
 
     def turn(self, device: Device, now_ns: int) -> Turn:

@@ -28,6 +28,8 @@ async def watch(address: str, shell: Shell, service: SchedulerService) -> None:
                 if service.predictor_connected or denied:
                     _log.warning("predictor", state="lost", address=address, error=error.details())
                 await asyncio.sleep(DENIED_S if denied else 0.0)
+            except Exception:  # whatever a push held, the next stream may be better
+                _log.exception("predictor", state="misunderstood", address=address)
             service.predictor_connected = False
             await asyncio.sleep(0.5)
 

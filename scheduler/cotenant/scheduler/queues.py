@@ -23,6 +23,14 @@ Entry = tuple[int, int, int, "Queue", Request]  # urgency, and of whom
 NO_RANKS: Mapping[str, int] = {}
 
 
+def level_in(spec: ModelSpec, priority: int) -> int:
+    """The level of a model that a request's priority stands for; 0 and what is beyond its levels: its default."""
+    levels = spec.priority_levels
+    if priority and (not levels or priority <= levels):
+        return priority
+    return spec.default_priority or (levels + 1) // 2 or 2
+
+
 class Queue:
     """Requests of one model, version and bucket that wait for one device, most urgent first.
 
@@ -33,8 +41,6 @@ class Queue:
     def __init__(self, key: QueueKey, spec: ModelSpec, ranks: Mapping[str, int] = NO_RANKS) -> None:
         self.key = key
         self.spec = spec
-        self.changes = 0  # counted, so that what was worked out of it is known to be old
-        self.cost: tuple[tuple[int, ...], float, float] = ((), 0.0, 0.0)  # kept by `backlog.py`
         self._ranks = ranks  # of tenants, above all levels of priority; empty where all are alike
         self._entries: list[Entry] = []
         self._classes: dict[int, BatchClass] = {}
@@ -74,11 +80,7 @@ class Queue:
         It counts from the model's default, so that models with different numbers of levels compare: 1 is the most
         urgent, 0 and what is beyond the model's levels stand for its default.
         """
-        level = 0
-        if request.priority:
-            levels = self.spec.priority_levels
-            if not levels or request.priority <= levels:
-                level = request.priority - (self.spec.default_priority or (levels + 1) // 2 or 2)
+        level = level_in(self.spec, request.priority) - level_in(self.spec, 0) if request.priority else 0
         if self._ranks:
             level += self._ranks.get(request.tenant, 0)
         return level
@@ -117,7 +119,6 @@ class Queue:
 
     def add(self, entry: Entry) -> bool:
         """Inserts a request at its place; whether that is the first."""
-        self.changes += 1
         self._unseen.append(entry[4])
         entries = self._entries
         if not entries or entries[-1] < entry:
@@ -132,13 +133,26 @@ class Queue:
         index = bisect_left(entries, urgency)
         if index == len(entries) or entries[index][2] != urgency[2]:
             raise KeyError(urgency[2])
-        self.changes += 1
-        request = entries.pop(index)[4]
+        self._gone(entries.pop(index)[4])
+        return index == 0
+
+    def begins_with(self, requests: Sequence[Request]) -> bool:
+        """Whether these are the most urgent ones, in order."""
+        return all(entry[4] is request for entry, request in zip(self._entries, requests, strict=False))
+
+    def remove_first(self, count: int) -> list[Entry]:
+        """Takes out the most urgent ones."""
+        gone = self._entries[:count]
+        del self._entries[:count]
+        for entry in gone:
+            self._gone(entry[4])
+        return gone
+
+    def _gone(self, request: Request) -> None:
         if request.deadline_ns:
             solo_ns = self._solo_ns.get(request.batch_size)
             if self._unseen or solo_ns is None or request.deadline_ns - solo_ns <= self._latest:
                 self._latest_at = -1  # the rest may start later
-        return index == 0
 
     # ---- what is worked out
 

@@ -2,8 +2,8 @@
 
 A log is a file that is continued in `FILE.1`, `FILE.2`, ... when it grows past its share of the cap; the oldest parts
 go when the cap is reached, the first being kept no longer than the others. Each part starts with a header and a
-snapshot of the core, so each can be replayed and evaluated by itself. A disk that is full ends the recording, not
-the service.
+snapshot of the core, so each can be replayed and evaluated by itself. A disk that is full ends the part, not the
+service; another part is begun once there is room again.
 """
 
 import re
@@ -23,6 +23,7 @@ from cotenant.scheduler.events import LOG_VERSION, Action, Event
 from cotenant.scheduler.snapshot import Snapshot
 
 _log = structlog.get_logger()
+_RETRY_NS = 5_000_000_000  # after a write that failed, the next part is tried so much later
 _PARTS = 8  # a log of the full cap consists of so many files
 
 
@@ -81,6 +82,7 @@ class Recorder:
         self._part = max((part for part, _ in parts(path)), default=-1)
         self._file: IO[bytes] | None = None
         self._written = 0
+        self._retry_at_ns = 0  # where a part is wanted and there is none; 0 where that is as it should be
 
     @property
     def recording(self) -> bool:
@@ -94,17 +96,18 @@ class Recorder:
 
     def write(self, core: Core, now_ns: int, events: Sequence[Event], actions: Sequence[Action]) -> None:
         """Adds one call of the core; `core` is as it is after it."""
-        if self._file is None:
-            return
         try:
+            if self._file is None:
+                if 0 < self._retry_at_ns <= now_ns:
+                    self._begin_again(core, now_ns)
+                return
             line = _encoder.encode(Group(now_ns, tuple(events), tuple(actions))) + b"\n"
             self._file.write(line)
             self._written += len(line)
             if self._written >= self._part_bytes:
                 self._next_part(core)
         except OSError as error:
-            _log.error("recording ends", path=str(self.path), error=str(error))
-            self.close()
+            self._fail(error, now_ns)
 
     def flush(self) -> None:
         """Hands what was written to the system."""
@@ -112,17 +115,43 @@ class Recorder:
             try:
                 self._file.flush()
             except OSError as error:
-                _log.error("recording ends", path=str(self.path), error=str(error))
-                self._file = None
+                self._fail(error, time.monotonic_ns())
+
+    def _fail(self, error: OSError, now_ns: int) -> None:
+        if not self._retry_at_ns:
+            _log.error("recording ends", path=str(self.path), error=str(error), tried_again_s=_RETRY_NS / 1e9)
+        self._retry_at_ns = now_ns + _RETRY_NS
+        self.close()
+
+    def _begin_again(self, core: Core, now_ns: int) -> None:
+        """Begins another part. Raises OSError where there is still no room; what was begun is removed then."""
+        part = self._part
+        try:
+            self._next_part(core)
+            assert self._file is not None
+            self._file.flush()
+        except OSError:
+            self._drop()
+            self._part = part
+            part_path(self.path, part + 1).unlink(missing_ok=True)
+            raise
+        self._retry_at_ns = 0
+        _log.info("recording again", path=str(part_path(self.path, self._part)), at_ns=now_ns)
 
     def close(self) -> None:
         """Ends the recording."""
-        if self._file is not None:
-            file, self._file = self._file, None
-            try:
+        if error := self._drop():
+            _log.error("the end of the log is lost", path=str(self.path), error=str(error))
+
+    def _drop(self) -> OSError | None:
+        """Closes the file; returns why what was still to be written was not."""
+        file, self._file = self._file, None
+        try:
+            if file is not None:
                 file.close()
-            except OSError as error:
-                _log.error("the end of the log is lost", path=str(self.path), error=str(error))
+        except OSError as error:
+            return error
+        return None
 
     def _next_part(self, core: Core) -> None:
         self.close()
@@ -161,7 +190,7 @@ def read(path: Path, skipped: Counter[str] | None = None) -> Iterator[Record]:
                 return
             try:
                 record = _decoder.decode(line)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 kind, why = _of_later_version(line)
                 if number > 1 and kind:
                     if skipped is not None:
@@ -178,7 +207,7 @@ def _of_later_version(line: bytes) -> tuple[str, str]:
     """For a line that cannot be read: its type if that is not known, and what it holds that is not."""
     try:
         found = _kind.decode(line)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return "", ""
     if found.type not in _RECORDS:
         return found.type, ""

@@ -4,12 +4,16 @@ A request waits in one queue of one device (`State.waiting`, and `State.places` 
 among the `unplaced`: nobody serves its model yet, but executors may still come back.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from cotenant.runtime.estimates import BatchClass
 from cotenant.scheduler import events as ev
-from cotenant.scheduler.books import Device
+from cotenant.scheduler.books import Device, Queue
+from cotenant.scheduler.planning import solo_finish_ns
 from cotenant.scheduler.policy import Rejection
+from cotenant.scheduler.queues import level_in
 from cotenant.scheduler.state import State
 from cotenant.scheduler.tenants import words
 
@@ -108,6 +112,9 @@ class Requests:
         for number, device in enumerate(homes[1:], 1):
             if number >= CHOICES and best.verdict is None:
                 break  # the others have more to do
+            if best.is_sooner_than_alone(device, request, state.now_ns) and not state.tenancy.active:
+                device.advance(state.now_ns)
+                continue
             option = self._option(device, request)
             if option.rank < best.rank:
                 best, option = option, best
@@ -198,6 +205,20 @@ class Requests:
             state.tenancy.left(device, request)
         return request
 
+    def unqueue_batch(self, device: Device, queue: Queue, requests: Sequence[ev.Request]) -> None:
+        """Takes requests of one queue out of it. Raises KeyError if one does not wait."""
+        state = self._state
+        if not queue.begins_with(requests):
+            for request in requests:
+                self.unqueue(request.request_id)
+            return
+        device.dequeue_first(queue, len(requests))
+        for request in requests:
+            del state.waiting[request.request_id], state.places[request.request_id]
+            if state.tenancy.active:
+                state.tenancy.left(device, request)
+        state.touched.add(device.spec.device_id)
+
     # ---- refusals
 
     def refuse(self, request: ev.Request, reason: str, message: str) -> None:
@@ -232,6 +253,10 @@ class _Option:
         # Smaller is better: whether it is away, whether it would refuse, and when the answer would be there.
         self.rank = (not device.online, verdict is not None, finish_ns, device.spec.device_id)
 
+    def is_sooner_than_alone(self, other: Device, request: ev.Request, now_ns: int) -> bool:
+        """Whether the request would be answered here before another device could answer it if that ran nothing else."""
+        return self.verdict is None and self.device.online and self.rank[2] < solo_finish_ns(other, request, now_ns)
+
     def leave(self, request: ev.Request) -> None:
         """Takes the request out of the queue again."""
         if self.entered:
@@ -250,10 +275,16 @@ def _by_load(homes: list[Device], request: ev.Request) -> list[Device]:
 
 
 def _queue_full(device: Device, request: ev.Request) -> Rejection | None:
-    limit = device.models[request.model, request.version].max_queue_size
+    spec = device.models[request.model, request.version]
+    level = level_in(spec, request.priority)
+    limit = spec.queue_sizes.get(level, spec.max_queue_size)
     if not limit:
         return None
-    waiting = sum(len(q) for q in device.queues.values() if q.key[:2] == (request.model, request.version))
+    queues = [queue for queue in device.queues.values() if queue.key[:2] == (request.model, request.version)]
+    if spec.priority_levels:  # each level has a queue of its own, as in Triton
+        waiting = sum(level_in(spec, one.priority) == level for queue in queues for one in queue)
+    else:
+        waiting = sum(map(len, queues))
     return Rejection(request, ev.QUEUE_FULL, _FULL, 0, 0) if waiting >= limit else None
 
 

@@ -1,7 +1,5 @@
 """Devices that come, fall silent, come back and go; what they held goes on elsewhere, or is refused."""
 
-from collections.abc import Sequence
-
 import msgspec
 
 from cotenant.runtime.estimates import EstimateTable
@@ -77,6 +75,7 @@ class Roster:
         self._joined += 1
         device.number = self._joined
         device.model_settings = self._state.model_settings
+        device.limits = self._state.limits
         self._state.tenancy.welcome(device)
         self._state.devices[device.spec.device_id] = device
         if device.line:
@@ -89,7 +88,8 @@ class Roster:
         device.advance(state.now_ns)
         held = {batch.batch_id for batch in event.held}
         for body in [body for batch_id, body in device.running.items() if batch_id not in held]:
-            self._relaunch(device, body, device.end(body.batch.batch_id).batch.requests)
+            device.end(body.batch.batch_id)
+            self._relaunch(device, body)
         for batch, started_ns in zip(event.held, event.held_started_ns, strict=True):
             if batch.batch_id in device.running:
                 continue
@@ -109,18 +109,17 @@ class Roster:
         self._tables.forget(device_id)
         state.lifecycle.lost(device)
         for body in device.running.values():
-            self._relaunch(device, body, body.batch.requests)
+            self._relaunch(device, body)
         for request in queued:
             del state.waiting[request.request_id], state.places[request.request_id]
             if state.tenancy.active:
                 state.tenancy.left(None, request)
             self._replace(request, device_id)
 
-    def _relaunch(self, device: Device, body: Running, requests: Sequence[ev.Request]) -> None:
+    def _relaunch(self, device: Device, body: Running) -> None:
         """Finds another place for requests whose batch is gone; a repeated run must be harmless for that."""
         spec = device.models.get((body.batch_class.model, body.batch_class.version))
-        for request in requests:
-            self._state.places.pop(request.request_id, None)
+        for request in self._state.released(device.spec.device_id, body.batch):
             if spec is None or spec.idempotent:
                 self._replace(msgspec.structs.replace(request, attempt=request.attempt + 1), device.spec.device_id)
             else:

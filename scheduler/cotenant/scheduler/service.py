@@ -12,7 +12,8 @@ from cotenant.runtime.outbox import Outbox
 from cotenant.scheduler import codec, explaining, settings_codec
 from cotenant.scheduler import events as ev
 from cotenant.scheduler.control import Control, StaleError
-from cotenant.scheduler.lifecycle import KNOWN
+from cotenant.scheduler.core import FRONTEND_SHIFT
+from cotenant.scheduler.lifecycle import KNOWN, LOADING
 from cotenant.scheduler.shell import ExecutorLink, FrontendLink, Shell, ToExecutor
 from cotenant.v1 import scheduler_pb2 as pb
 from cotenant.v1 import scheduler_pb2_grpc, types_pb2
@@ -52,8 +53,11 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
         if first is None or not first.HasField("hello"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must carry a hello")
         assert first is not None
-        if first.hello.frontend_id in self.shell.frontends:
-            await context.abort(grpc.StatusCode.ALREADY_EXISTS, f"frontend id {first.hello.frontend_id} is in use")
+        if known := self.shell.frontends.get(first.hello.frontend_id):
+            if self.shell.heard_of(known):
+                await context.abort(grpc.StatusCode.ALREADY_EXISTS, f"frontend id {first.hello.frontend_id} is in use")
+            known.outbox.close()  # its link was cut, and its end is not seen here yet
+            self.shell.disconnect_frontend(known)
         link = FrontendLink(first.hello.frontend_id)
         link.outbox.frame.hello.CopyFrom(self._hello())
         self.shell.connect_frontend(link)
@@ -72,9 +76,16 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
             reading.cancel()
             self.shell.disconnect_frontend(link)
             _log.info("frontend", frontend=link.frontend_id, state="gone")
+        await _abort_if_wrong(reading, context)
 
     def _take(self, link: FrontendLink, frame: pb.ConnectFrontendRequest) -> None:
+        """Takes a frame. Raises ValueError if it names requests of others."""
+        named = [row.request_id for row in frame.submits] + [row.request_id for row in frame.cancels]
+        for request_id in named:
+            if request_id >> FRONTEND_SHIFT != link.frontend_id:
+                raise ValueError(f"request {request_id} is not of frontend {link.frontend_id}")
         post = self.shell.post
+        link.seen_ns = now_ns()
         for submit in frame.submits:
             post(ev.RequestArrived(codec.request(submit)))
         for cancel in frame.cancels:
@@ -130,8 +141,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
         finally:
             reading.cancel()
             self.shell.disconnect_executor(link)
-        if reading.done() and not reading.cancelled() and (wrong := reading.exception()):
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(wrong))
+        await _abort_if_wrong(reading, context)
 
     def _taken(self, hello: pb.ExecutorHello) -> bool:
         """Whether another executor that was heard of within its lease serves under that device id."""
@@ -195,8 +205,9 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
             for version, state in versions.items():
                 change = ev.ModelChanged(model, version, state.availability, state.reason, tuple(state.device_ids))
                 self.shell.put_model(response.models.add(), change)
-            if not versions:
-                self.shell.put_model(response.models.add(), ev.ModelChanged(model, "", KNOWN))
+            if not versions:  # nobody wants it, or it is the first time
+                availability = LOADING if model in self.shell.core.lifecycle.loads else KNOWN
+                self.shell.put_model(response.models.add(), ev.ModelChanged(model, "", availability))
         return response
 
     # ---- settings
@@ -302,6 +313,12 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
 def _pong(ping: types_pb2.Ping) -> types_pb2.Pong:
     received_ns = now_ns()
     return types_pb2.Pong(ping_sent_ns=ping.sent_ns, received_ns=received_ns, sent_ns=now_ns())
+
+
+async def _abort_if_wrong(reading: "asyncio.Task[None]", context: Context) -> None:
+    """Ends a stream with what was wrong with a frame of it."""
+    if reading.done() and not reading.cancelled() and (wrong := reading.exception()):
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(wrong))
 
 
 def _closing_when_done(reading: Coroutine[Any, Any, None], outbox: Outbox[Any]) -> "asyncio.Task[None]":

@@ -38,6 +38,7 @@ class FrontendLink:
     frontend_id: int
     outbox: Outbox[ToFrontend] = field(default_factory=lambda: Outbox(ToFrontend))
     attached: set[tuple[str, int]] = field(default_factory=set)  # (device, incarnation) that map its memory
+    seen_ns: int = field(default_factory=now_ns)  # when it was last heard of
 
 
 @dataclass
@@ -253,6 +254,7 @@ class Shell:
                 continue
             link.acknowledged = message.sequence
             kind = message.WhichOneof("event")
+            event = codec.executor_event(link.hello.device.device_id, message)
             if kind == "model_loaded":
                 self._remember(message.model_loaded)
             elif kind == "repository_scanned":
@@ -260,7 +262,9 @@ class Shell:
                 self.scanned.set()
             elif kind == "device_state":
                 link.state = message.device_state
-            if event := codec.executor_event(link.hello.device.device_id, message):
+            elif kind == "draining":  # as if its stream were broken: what it runs, runs out, and nothing is added
+                self.post(ev.DeviceSuspended(link.hello.device.device_id, link.hello.incarnation))
+            if event:
                 if isinstance(event, ev.BatchFinished):
                     self.ledger.finished(event)
                 self.post(event)
@@ -277,8 +281,8 @@ class Shell:
         self.post(ev.DeviceSuspended(device_id, incarnation))
         link.lease = asyncio.get_running_loop().call_later(self._lease_s, self._lease_ended, link)
 
-    def heard_of(self, link: ExecutorLink) -> bool:
-        """Whether an executor gave a sign of life within its lease."""
+    def heard_of(self, link: ExecutorLink | FrontendLink) -> bool:
+        """Whether an executor, or a frontend, gave a sign of life within a lease."""
         return now_ns() - link.seen_ns <= self._lease_s * 1e9
 
     async def watch_leases(self) -> None:

@@ -3,14 +3,13 @@
 Each field has one owner, who alone writes it; everybody reads.
 """
 
-from collections.abc import Sequence
-
 import msgspec
 
 from cotenant.scheduler import events as ev
 from cotenant.scheduler.books import Device, Running
 from cotenant.scheduler.lifecycle import Lifecycle
 from cotenant.scheduler.policy import Policy
+from cotenant.scheduler.rate_limits import RateLimits, Resource
 from cotenant.scheduler.settings import FAIR_TURN_NS, ModelSettings, Settings, TenantSettings
 from cotenant.scheduler.tenancy import Tenancy
 
@@ -37,6 +36,8 @@ class CoreConfig(msgspec.Struct, frozen=True):
     fair_turn_ns: int = FAIR_TURN_NS
     models: tuple[ModelSettings, ...] = ()
     tenants: tuple[TenantSettings, ...] = ()
+    rate_limit: bool = False
+    rate_limit_resources: tuple[Resource, ...] = ()
 
     @property
     def settings(self) -> Settings:
@@ -58,6 +59,7 @@ class State:
         self.waiting: dict[int, ev.Request] = {}  # in a queue of a device; of `requests.py`
         self.lifecycle = Lifecycle(config.load_all, config.load_models)
         self.model_settings = {entry.model: entry for entry in config.models}  # every device sees them
+        self.limits = RateLimits(config.rate_limit_resources, self.devices) if config.rate_limit else None
         self.tenancy = Tenancy(config.settings, self.devices, self.waiting)
         # The call of `handle` that is under way.
         self.now_ns = 0
@@ -73,6 +75,8 @@ class State:
     def touched_devices(self) -> list[Device]:
         """The devices to decide for, in the order in which they joined."""
         devices, touched = self.devices, self.touched
+        if self.limits is not None and len(devices) > 1 and self.limits.matter:
+            touched.update(devices)  # what ended on one may have kept another waiting, or what waits may run elsewhere
         if len(touched) == 1:
             device = devices.get(next(iter(touched)))
             return [device] if device is not None else []
@@ -87,10 +91,16 @@ class State:
         self.touched.add(device_id)
         return device, body
 
-    def forget(self, requests: Sequence[ev.Request]) -> None:
-        """They are nowhere any more."""
-        for request in requests:
-            self.places.pop(request.request_id, None)
+    def released(self, device_id: str, batch: ev.Batch) -> list[ev.Request]:
+        """The requests of a batch that is gone, which are nowhere now; without those that have another place by now.
+
+        Executors tell what they hold: two of them, or one twice, may name the same request.
+        """
+        here = (device_id, batch.batch_id)
+        freed = [request for request in batch.requests if self.places.get(request.request_id) == here]
+        for request in freed:
+            self.places.pop(request.request_id, None)  # None: a batch may name a request twice
+        return list({request.request_id: request for request in freed}.values())
 
 
 def _number(device: Device) -> int:

@@ -65,7 +65,7 @@ class Turns:
         for idle in touched:
             while backlogged and not (idle.running or idle.queues or idle.window) and idle.online:
                 busy, queue = self._busiest(), None
-                for one in busy.by_urgency():
+                for one in busy.heads():
                     if one.key[:2] in idle.models:
                         queue = one
                         break

@@ -49,7 +49,9 @@ class Clockwork:
         late = self.doomed(device, now_ns)
         if late.rejections or device.running or not device.queues:
             return late
-        offers = [self._offer(device, queue, now_ns) for queue in device.queues.values()]
+        offers = [self._offer(device, queue, now_ns) for queue in device.runnable()]
+        if not offers:
+            return late
         _, _, queue, requests = min(offers, key=lambda offer: (device.rank_of(offer[2]), *offer[:2]))
         work_ns = predicted_ns(device, class_of(queue, _items(requests)))
         forecast = forecast_of(device, work_ns, work_ns, self.level)

@@ -27,9 +27,10 @@ class Exclusive:
         gone = self.doomed(device, now_ns)
         if gone.rejections or device.running or not device.queues:
             return gone
-        queue = min(
-            device.queues.values(), key=lambda q: (device.rank_of(q), min((r.arrival_ns, r.request_id) for r in q))
-        )
+        waiting = device.runnable()
+        if not waiting:
+            return gone
+        queue = min(waiting, key=lambda q: (device.rank_of(q), min((r.arrival_ns, r.request_id) for r in q)))
         requests, _ = queue.batch_at(0)
         return Turn([], unaware_launch(device, queue, requests, now_ns, self.level), gone.wake_ns)
 

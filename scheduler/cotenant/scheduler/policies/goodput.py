@@ -26,7 +26,14 @@ from cotenant.runtime.estimates import BatchClass
 from cotenant.scheduler import backlog
 from cotenant.scheduler.books import Device, Queue
 from cotenant.scheduler.events import Request
-from cotenant.scheduler.planning import Candidate, class_of, consider, earlier, harms, solo_finish_ns
+from cotenant.scheduler.planning import (
+    Candidate,
+    consider,
+    earlier,
+    harms,
+    most_urgent_deadline,
+    solo_finish_ns,
+)
 from cotenant.scheduler.policies.earliest_deadline import EarliestDeadline, as_launch
 from cotenant.scheduler.policy import Outlook, Turn
 
@@ -39,6 +46,7 @@ STRICT = 0.99  # level from which a refusal is better than a risk
 EXPLORE = 31  # odd, so that it meets all who take turns
 ROOM = 2.0  # times what is expected, to explore
 SMALLEST = 1e-9  # a gain: goes, after everything that adds something
+ROUNDING_NS = 2  # by so little a roll may end before the work alone
 
 
 class Goodput(EarliestDeadline):
@@ -54,7 +62,7 @@ class Goodput(EarliestDeadline):
         """Rejects what would be late even alone."""
         if outlook := self.alone(device, request, now_ns):
             return outlook
-        behind_ns = backlog.finish_ns(device, request.request_id, now_ns, self.level)
+        behind_ns = backlog.finish_ns(device, request, now_ns, self.level)
         return Outlook(max(solo_finish_ns(device, request, now_ns), behind_ns), None)
 
     def turn(self, device: Device, now_ns: int) -> Turn:
@@ -75,12 +83,14 @@ class Goodput(EarliestDeadline):
             if number:
                 must_end_by = earlier(must_end_by, self._last_safe_start(device, queues[number - 1], now_ns))
             requests, items = queue.batch_at(0)
-            if not device.work_ns(class_of(queue, items)):
+            if not device.work_ns(queue.class_of(items)):
                 if device.running:
                     break  # it runs alone: the device empties for it
                 if best is None:
                     return Turn([], self._launch(device, queue, now_ns, 0), wake_ns)
                 break
+            if best is not None and not self._may_beat(device, queue, requests, items, beside, BETTER * best[0]):
+                continue
             candidate, dares = self._largest(device, queue, requests, items, now_ns, must_end_by)
             if candidate:
                 gain = self.gain(device, queue, candidate, beside, now_ns)
@@ -102,6 +112,8 @@ class Goodput(EarliestDeadline):
                 wake_ns = earlier(wake_ns, until_ns)
             elif len(found) < LOOK:
                 found.append(queue)
+            elif not device.delays:
+                break  # of those that are not looked at, none is waited for
         return found, wake_ns
 
     def _largest(
@@ -112,16 +124,47 @@ class Goodput(EarliestDeadline):
         The second is whether it goes although it adds nothing (rules 5 and 6).
         """
         while True:
-            candidate = consider(device, queue, requests, items, now_ns, self.level, self._caution)
-            if self._acceptable(device, candidate, must_end_by):
-                return candidate, self._explores(device, candidate, now_ns)
-            if len(requests) == 1:
+            alone = len(requests) == 1
+            if alone or not self._too_long(device, queue, requests, items, now_ns, must_end_by):
+                candidate = consider(device, queue, requests, items, now_ns, self.level, self._caution)
+                if self._acceptable(device, candidate, must_end_by):
+                    return candidate, self._explores(device, candidate, now_ns)
+            if alone:
                 break
             requests = requests[: len(requests) // 2]
             items = sum([request.batch_size for request in requests])
         if self._last_chance(device, candidate, now_ns) or self._explores(device, candidate, now_ns):
             return candidate, True
         return None, False
+
+    def _too_long(
+        self, device: Device, queue: Queue, requests: list[Request], items: int, now_ns: int, must_end_by: int
+    ) -> bool:
+        """Whether a batch is not acceptable even if nobody slows it, so that it need not be rolled."""
+        due_ns = earlier(must_end_by, most_urgent_deadline(requests))
+        if not due_ns:
+            return False
+        batch_class = queue.class_of(items)
+        work_ns = device.work_ns(batch_class) - ROUNDING_NS
+        return now_ns + work_ns + device.order_ns + device.answer_overhead_ns > due_ns
+
+    def _may_beat(
+        self,
+        device: Device,
+        queue: Queue,
+        requests: list[Request],
+        items: int,
+        beside: tuple[BatchClass, ...],
+        least: float,
+    ) -> bool:
+        """Whether a batch of a queue may gain more than `least`, in whatever size it would be in time."""
+        needed = least + progress(device, beside)
+        while progress(device, with_one_more(beside, queue.class_of(items))) <= needed:
+            if len(requests) == 1:
+                return False
+            requests = requests[: len(requests) // 2]
+            items = sum([request.batch_size for request in requests])
+        return True
 
     def _acceptable(self, device: Device, candidate: Candidate, must_end_by: int) -> bool:
         """As `edf`, by what is likely. A device whose batches will have ended when it begins counts as empty."""
@@ -141,7 +184,7 @@ class Goodput(EarliestDeadline):
         head = queue.head
         if not head.deadline_ns:
             return 0
-        batch_class = class_of(queue, head.batch_size)
+        batch_class = queue.class_of(head.batch_size)
         factor = 1.0 + self._caution * (device.bound_factor(batch_class, self.level, 0) - 1.0)
         beyond_ns = device.order_ns + device.answer_overhead_ns
         start_ns = head.deadline_ns - beyond_ns - int(device.work_ns(batch_class) * factor)
@@ -169,12 +212,17 @@ class Goodput(EarliestDeadline):
     ) -> float:
         """What a launch adds to the useful progress of what stays, see `staying`; 0 if it should wait."""
         before = progress(device, beside)
-        with_it = list(beside)
-        insort(with_it, candidate.batch_class)
-        gain = progress(device, tuple(with_it)) - before
+        gain = progress(device, with_one_more(beside, candidate.batch_class)) - before
         if not beside or gain > WORTH * before:
             return max(gain, SMALLEST)
         return SMALLEST if pressing_ns(queue, candidate, now_ns) <= now_ns else 0.0
+
+
+def with_one_more(beside: tuple[BatchClass, ...], batch_class: BatchClass) -> tuple[BatchClass, ...]:
+    """A set with one more class in it, in order."""
+    found = list(beside)
+    insort(found, batch_class)
+    return tuple(found)
 
 
 def staying(device: Device) -> tuple[tuple[BatchClass, ...], int]:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from cotenant.executor.runner import REPORT_START_NS
+from cotenant.executor.batch import REPORT_START_NS
 from cotenant.executor.timeline import Timeline
 from cotenant.scheduler import events as ev
 from cotenant.scheduler.simulation.devices import SimulatedDevice

@@ -81,7 +81,7 @@ COPY --from=project /build/site /opt/cotenant/site
 USER 10001:10001
 ENV COTENANT_FRONTEND_LISTEN=0.0.0.0:8001 \
     COTENANT_FRONTEND_METRICS=0.0.0.0:8002
-EXPOSE 8001 8002
+EXPOSE 8000 8001 8002
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-m", "cotenant.runtime.probe", "127.0.0.1:8001"]
 ENTRYPOINT ["python", "-m", "cotenant.frontend"]

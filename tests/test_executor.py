@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cotenant.executor import repository
-from cotenant.executor.device import ThreadedDevice, open_device
+from cotenant.executor.device import BATCH_NICE, ThreadedDevice, open_device
 from cotenant.executor.exchange import Exchange, FrontendPeer
 from cotenant.executor.models import Models
 from cotenant.executor.profile import Profiler, alone
@@ -615,3 +615,11 @@ def test_the_cpu_describes_itself() -> None:
     assert list(told.resources) == ["sm", "l2", "dram"]
     with pytest.raises(ValueError, match="there are cpu, cuda, emulated"):
         open_device("tpu", 0, concurrency=0, threads=1, seed=0)
+
+
+def test_batches_on_a_cpu_wait_for_the_services_of_their_host(tmp_path: Path) -> None:
+    device = open_device("cpu", 0, concurrency=1, threads=1, seed=0, cache=tmp_path)
+    assert isinstance(device, ThreadedDevice)
+    niceness = device._pool.submit(os.getpriority, os.PRIO_PROCESS, 0).result()
+    # On Linux "0" is the calling thread.
+    assert niceness == min(19, os.getpriority(os.PRIO_PROCESS, os.getpid()) + BATCH_NICE)

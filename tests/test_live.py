@@ -108,7 +108,9 @@ def test_batches_share_devices_learn_and_leave_a_log_that_replays(tmp_path: Path
     assert launch.run is not None
     assert launch.run.duration_ms == pytest.approx(float(waited["cotenant_execution_ns"]) / 1e6)
     assert launch.run.started_ms * 1e6 >= float(waited["cotenant_queue_ns"])
-    assert {name for outlook in story.outlooks for name in [outlook.device_id]} == {"emulated-0", "emulated-1"}
+    # The second device is asked only where it could answer sooner than the first.
+    assert {outlook.device_id for outlook in story.outlooks} <= {"emulated-0", "emulated-1"}
+    assert story.outlooks
 
 
 def test_another_policy_by_name(tmp_path: Path) -> None:

@@ -369,7 +369,7 @@ def test_the_result_is_consistent_with_its_rows(stack: StackThread, tmp_path: Pa
         assert model.attainment == model.in_time / len(own)
         assert model.goodput == model.in_time / 1.5
         in_time = [rows.latency_us[i] / 1e3 for i in own if rows.outcome[i] == Outcome.IN_TIME]
-        assert max(in_time) <= model.slo_ms
+        assert max(in_time, default=0.0) <= model.slo_ms  # a busy machine may miss all of them
     for i, m in enumerate(rows.outcome):
         assert (rows.latency_us[i] >= 0) == (m <= Outcome.LATE)
 

@@ -13,8 +13,10 @@ from cotenant.executor import overrides, repository
 from cotenant.executor.batch import Batch
 from cotenant.frontend.catalogue import Catalogue
 from cotenant.frontend.errors import RequestError
+from cotenant.frontend.metadata import _place
 from cotenant.frontend.trace_settings import TraceSettings
 from cotenant.inference import inference_pb2
+from cotenant.runtime.estimates import BatchClass
 from cotenant.runtime.staging import Segment
 from cotenant.scheduler import codec, record
 from cotenant.scheduler import events as ev
@@ -23,7 +25,7 @@ from cotenant.v1 import executor_pb2, scheduler_pb2, types_pb2
 from evaluation_logs import five
 from stacks import IDENTITY, write_model
 from test_scheduler_service import play
-from worlds import World, device_spec
+from worlds import World, device_spec, model_spec
 
 MOST = 2**64 - 1
 
@@ -113,6 +115,22 @@ def test_absurd_solo_times_still_make_forecasts_that_can_be_told() -> None:
     profile = codec.profile(executor_pb2.ClassProfiled(work_ns=MOST))
     assert profile.work_ns < 2**53
     codec.put_forecast(types_pb2.Forecast(), ev.Forecast(MOST * 2, MOST * 3, MOST * 9, 0.95, 1, 0))
+
+
+def test_a_measured_batch_of_nothing_tells_nothing_about_others() -> None:
+    world = World()
+    world.join(device="gpu-0")
+    nothing = ev.Profile(BatchClass("m", "1", 0), 1000, 5, (0.5, 0.3, 0.3))
+    world.step(ev.ClassProfiled("gpu-0", nothing), ev.ModelLoaded("gpu-0", model_spec("m"), 1000))
+    assert world.core.devices["gpu-0"].profiled_ns(BatchClass("m", "1", 1)) == 0
+    world.arrive("m", slo_ms=0)
+    assert len(world.ran) == 1  # as a model that was never measured
+
+
+@pytest.mark.parametrize("device_id", ["gpu-" + "9" * 5000, "gpu-" + "9" * 21, "gpu-\u00b2", "gpu", ""])
+def test_the_name_of_a_device_is_no_number_that_statistics_rest_on(device_id: str) -> None:
+    assert _place(device_id) == ("GPU", 0)
+    assert _place("cpu-3") == ("CPU", 3)
 
 
 def test_executors_that_name_the_same_request_do_not_end_the_core() -> None:

@@ -84,9 +84,8 @@ class MetadataMethods:
             row = result.model_stats.add(name=model.name, version=model.version)
             self._statistics.of(model).put(row)
             for device_id in model.device_ids:
-                kind, _, index = device_id.rpartition("-")
-                place = int(index) if index.isdecimal() else 0
-                row.memory_usage.add(type="CPU" if kind == "cpu" else "GPU", id=place, byte_size=model.memory_bytes)
+                kind, place = _place(device_id)
+                row.memory_usage.add(type=kind, id=place, byte_size=model.memory_bytes)
         return result
 
     def _wanted(self, name: str, version: str) -> list[ModelView]:
@@ -104,3 +103,9 @@ class MetadataMethods:
 
 def _tensor(view: TensorView) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(name=view.name, datatype=view.datatype, shape=view.shape)
+
+
+def _place(device_id: str) -> tuple[str, int]:
+    """Kind and number of a device, as its name tells them; names are executors' to choose, and may tell nothing."""
+    kind, _, index = device_id.rpartition("-")
+    return "CPU" if kind == "cpu" else "GPU", int(index) if index.isdecimal() and len(index) < 10 else 0

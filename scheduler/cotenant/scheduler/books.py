@@ -296,8 +296,10 @@ class Device(Waiting):
         size = batch_class.batch_size
         below = max((s for s in sizes if s <= size), default=0)
         above = min((s for s in sizes if s >= size), default=0)
-        if below == above:
+        if size in sizes:
             return sizes[size].work_ns
+        if below == above:  # what was measured is a batch of nothing
+            return 0
         if below and above:  # linear between the nearest measured sizes
             low, high = sizes[below].work_ns, sizes[above].work_ns
             return low + (high - low) * (size - below) // (above - below)

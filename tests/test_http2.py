@@ -81,6 +81,16 @@ class Peer(grpc.GenericRpcHandler):
         await asyncio.sleep(60)
         return b""
 
+    async def reluctant(self, request: bytes, context: Any) -> bytes:
+        self.running += 1
+        self.most_running = max(self.running, self.most_running)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(1)
+            self.running -= 1
+        return request
+
     async def forever(self, request: bytes, context: Any) -> bytes:
         self.running += 1
         self.most_running = max(self.running, self.most_running)
@@ -582,6 +592,21 @@ def test_padding_priority_and_continuations_are_read_as_the_protocol_has_them() 
 
     found, _ = hostile(talk)
     assert [payload for kind, _, _, payload in found if kind == frames.DATA] == [MESSAGE]
+
+
+def test_a_handler_that_takes_long_to_end_keeps_its_place() -> None:
+    def talk(raw: Raw) -> Any:
+        raw.socket.sendall(GREETING)
+        for i in range(3):
+            ids = range(40 * i + 1, 40 * i + 41, 2)
+            for stream_id in ids:
+                head = frames.headers(stream_id, block("/peer/reluctant"), end_stream=False)
+                raw.socket.sendall(head + frames.frame(frames.DATA, frames.END_STREAM, stream_id, MESSAGE))
+            time.sleep(0.1)  # they run
+            raw.socket.sendall(b"".join(frames.reset(stream_id, frames.CANCEL) for stream_id in ids))
+
+    _, peer = hostile(talk, [("grpc.max_concurrent_streams", 20)])
+    assert peer.most_running == 20
 
 
 def test_calls_opened_and_reset_in_a_hurry_stay_within_the_limit() -> None:

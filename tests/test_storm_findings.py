@@ -368,7 +368,7 @@ def test_tensors_that_were_sent_and_will_not_run_are_forgotten_there(bench: Benc
     bench.connect()
     refused, answered = submitted(bench, 60.0), submitted(bench, 60.0)
     for pending in (refused, answered):
-        pending.staged_at |= {"here", "there"}
+        pending.staged_at |= {"here": 1, "there": 1}
     bench.refuse(refused)
     bench.dispatcher.answered(answer_of(answered.request_id, b"\2" * 8), memoryview(b"\2" * 8), "here")
     assert sorted(told) == sorted(

@@ -1,8 +1,11 @@
 """Transport security: who is let in, what files may be replaced by, and what is sent in clear."""
 
 import asyncio
+import contextlib
 import logging
 import os
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -317,6 +320,36 @@ def test_an_expired_certificate_is_not_taken(tmp_path: Path) -> None:
     me = issue(tmp_path, "scheduler", server=True, days=-1)
     with pytest.raises(ValueError, match=r"scheduler\.pem with the key .*: certificate verify failed: .* has expired"):
         Transport(server_settings(me))
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+def test_no_session_outlives_its_connection(folder: Path, version: ssl.TLSVersion) -> None:
+    """Who resumed one would be believed without a certificate, by authorities that may have been replaced."""
+    context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    context.set_alpn_protocols(["h2"])
+    context.minimum_version = context.maximum_version = version
+    context.load_cert_chain(folder / "viewer.pem", folder / "viewer.key")
+
+    def connect(port: int, session: ssl.SSLSession | None) -> ssl.SSLSession | None:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as raw,
+            context.wrap_socket(raw, server_hostname="localhost", session=session) as connection,
+        ):
+            if not connection.recv(9):  # the server's settings: the handshake is over on both sides
+                raise ConnectionError("turned away")
+            assert not connection.session_reused
+            return connection.session
+
+    async def main() -> None:
+        async with serving(Transport(server_settings(folder / "scheduler"))) as address:
+            port = int(address.rpartition(":")[2])
+            session = await asyncio.to_thread(connect, port, None)
+            if session is None or not session.id:
+                return  # there is nothing to go on with
+            with contextlib.suppress(ssl.SSLError, ConnectionError):
+                await asyncio.to_thread(connect, port, session)
+
+    asyncio.run(main())
 
 
 def test_rules_and_tokens_are_replaced_too(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class Exchange:
         self._arena = Arena(NONCE_BYTES, self.segment.size) if self.segment else None
         self._lock = threading.Lock()  # batches put their outputs from threads of their own
         self.peers: dict[int, FrontendPeer] = {}
-        self.on_stage: Callable[[int], None] = lambda _: None
+        self.on_inputs: Callable[[], None] = _nothing  # tensors arrived, or memory where some lie
         self.on_cancel: Callable[[int], None] = lambda _: None
         # Told of a frontend's memory once it is mapped; returns what to call before it is unmapped.
         self.on_map: Callable[[memoryview], Callable[[], None]] = lambda _: _nothing
@@ -61,6 +61,7 @@ class Exchange:
         peer = self.peers[hello.frontend_id] = FrontendPeer(hello, self.folder)
         if peer.segment:
             peer.let_go = self.on_map(peer.segment.view)
+            self.on_inputs()
         return peer
 
     def disconnect(self, peer: FrontendPeer) -> None:
@@ -79,7 +80,8 @@ class Exchange:
         """A frame from a frontend."""
         for stage in frame.stages:
             peer.stages[stage.request_id] = stage
-            self.on_stage(stage.request_id)
+        if frame.stages:
+            self.on_inputs()
         for release in frame.releases:
             self._free(peer, release.offset)
         for request_id in frame.forgotten_request_ids:

@@ -36,10 +36,10 @@ class Runner:
         self.clock = PeerClock(shared=True)  # the scheduler's; answers tell instants on it
         self.held: dict[int, tuple[scheduler_pb2.Launch, int]] = {}  # by batch id; with its start, 0 if it waits
         self._tasks: set[asyncio.Task[None]] = set()
-        self._arrivals: dict[int, asyncio.Event] = {}  # launches that wait for a request's tensors
+        self._arrivals: set[asyncio.Event] = set()  # of launches that wait for tensors
         self._counts: dict[BatchClass, int] = {}
         self._streaming: dict[int, StreamedBatch] = {}  # by request
-        exchange.on_stage, exchange.on_cancel = self._on_stage, self._on_cancel
+        exchange.on_inputs, exchange.on_cancel = self._on_inputs, self._on_cancel
 
     @property
     def busy(self) -> bool:
@@ -122,18 +122,19 @@ class Runner:
             await asyncio.sleep(wait_ns / 1e9)
         until_ns = order.latest_start_ns or now_ns() + INPUT_PATIENCE_NS
         while missing := [r.request_id for r in order.requests if not self._exchange.has_inputs(r)]:
-            arrived = self._arrivals.setdefault(missing[0], asyncio.Event())
+            arrived = asyncio.Event()
+            self._arrivals.add(arrived)
             try:
                 await asyncio.wait_for(arrived.wait(), timeout=max(0.0, (until_ns - now_ns()) / 1e9))
             except TimeoutError:
                 self._drop(order, types_pb2.REJECT_REASON_INPUTS_MISSING, missing)
                 return False
             finally:
-                self._arrivals.pop(missing[0], None)
+                self._arrivals.discard(arrived)
         return True
 
-    def _on_stage(self, request_id: int) -> None:
-        if arrived := self._arrivals.get(request_id):
+    def _on_inputs(self) -> None:
+        for arrived in self._arrivals:
             arrived.set()
 
     def _late(self, order: scheduler_pb2.Launch) -> bool:

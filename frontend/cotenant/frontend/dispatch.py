@@ -259,7 +259,7 @@ class Dispatcher:
             self.staging.free(pending.block)
         else:
             self.unstaged_bytes -= pending.checked.data_bytes
-        for device_id in pending.staged_at - {answered_by}:
+        for device_id in pending.staged_at.keys() - {answered_by}:
             self.on_forget(device_id, request_id)
         return pending
 

@@ -8,6 +8,7 @@ import structlog
 
 from cotenant.frontend.catalogue import RETURN_NS, Catalogue
 from cotenant.frontend.dispatch import Dispatcher
+from cotenant.frontend.pending import Pending
 from cotenant.frontend.statistics import Statistics
 from cotenant.runtime.clock import PeerClock, clock_id, now_ns
 from cotenant.runtime.outbox import Outbox
@@ -70,6 +71,7 @@ class ExecutorLink:
                 if frame.HasField("welcome"):
                     self._welcomed(frame.welcome)
                     self._outbox = outbox
+                    self._stage_again()
                 for answer in frame.answers:
                     self._answered(answer)
         finally:
@@ -111,13 +113,23 @@ class ExecutorLink:
 
     def stage(self, assign: scheduler_pb2.Assign) -> None:
         """Sends a request's tensors to an executor that does not share our memory."""
-        pending = self._dispatcher.pending.get(assign.request_id)
-        if pending is None or self._outbox is None:
-            return  # the launch comes back as lacking its inputs
+        if pending := self._dispatcher.pending.get(assign.request_id):
+            pending.staged_at[self.device_id] = assign.attempt
+            self._stage(pending)
+
+    def _stage(self, pending: Pending) -> None:
+        if self._outbox is None:
+            return  # they follow when there is a stream
         tensors, data = self._dispatcher.tensors(pending)
-        pending.staged_at.add(self.device_id)
-        self._outbox.frame.stages.add(request_id=assign.request_id, attempt=assign.attempt, tensors=tensors, data=data)
+        attempt = pending.staged_at[self.device_id]
+        self._outbox.frame.stages.add(request_id=pending.request_id, attempt=attempt, tensors=tensors, data=data)
         self._outbox.touch()
+
+    def _stage_again(self) -> None:
+        """What a broken stream took with it, and what was assigned before there was one."""
+        for pending in self._dispatcher.pending.values():
+            if self.device_id in pending.staged_at:
+                self._stage(pending)
 
     def forget(self, request_id: int) -> None:
         """A request that was staged will not run there."""

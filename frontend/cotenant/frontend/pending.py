@@ -34,7 +34,7 @@ class Pending:
     tenant: str = ""
     attempt: int = 1
     abandoned: bool = False  # its client has gone, or was told that nothing will come
-    staged_at: set[str] = field(default_factory=set)  # devices that were sent its tensors
+    staged_at: dict[str, int] = field(default_factory=dict)  # devices that are sent its tensors, for which attempt
     asked_ns: int = 0  # when it was submitted again because its answer was overdue
     kept_back: bool = False  # the scheduler was being stopped; the next one gets it
     responses: "asyncio.Queue[Answered | None] | None" = None  # of a decoupled model; None after the last

@@ -6,6 +6,7 @@ it.
 """
 
 import ipaddress
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -72,12 +73,14 @@ class Transport:
         """A server that is not bound yet. `options` are gRPC's."""
         if self.settings.http2 == "grpcio":
             return grpc.aio.server(options=options, interceptors=interceptors)
-        secured = None
-        if self.settings.tls_certificate:
-            assert self.certificates is not None
-            certain = bool(self.settings.tls_client_ca)
-            secured = tls.server_context(self.certificates.get, client_certificates=certain)
-        return http2.Server(options=options, interceptors=interceptors, secured=secured)
+        return http2.Server(options=options, interceptors=interceptors, secured=self.server_context("h2"))
+
+    def server_context(self, protocol: str) -> ssl.SSLContext | None:
+        """For a listening server that speaks a protocol, by ALPN's name; None without TLS."""
+        if not self.settings.tls_certificate:
+            return None
+        assert self.certificates is not None
+        return tls.server_context(self.certificates.get, protocol)
 
     def bind(self, server: grpc.aio.Server, address: str) -> int:
         """Has a server listen at an address; returns the port. Raises RuntimeError if it cannot be had."""

@@ -9,8 +9,8 @@ from aiohttp import web
 from cotenant.frontend.errors import RequestError
 from cotenant.frontend.restricted import HEADER, RestrictedProtocols, has
 from cotenant.frontend.service import SERVICE
+from cotenant.runtime import tls
 from cotenant.runtime.guard import Guard
-from cotenant.runtime.https import names_of
 
 
 class Caller:
@@ -33,8 +33,7 @@ class Caller:
 
     def auth_context(self) -> Mapping[str, list[bytes]]:
         """What TLS has proven, by gRPC's names."""
-        transport = self._request.transport
-        return names_of(transport.get_extra_info("peercert") if transport else None)
+        return tls.auth_context(self._request.transport)
 
 
 class Access:

@@ -19,7 +19,6 @@ from cotenant.frontend.errors import RequestError, unsupported
 from cotenant.frontend.rest import calls, encoding, requests, responses, values
 from cotenant.frontend.rest.caller import Access, Caller
 from cotenant.frontend.service import as_request_error
-from cotenant.runtime.https import server_context
 from cotenant.runtime.transport import Transport, local
 
 _log = structlog.get_logger()
@@ -69,7 +68,7 @@ class RestServer:
     async def bind(self, address: str, transport: Transport) -> None:
         """Takes requests at "host:port" or "unix:path". Raises RuntimeError where that cannot be had."""
         await self._runner.setup()
-        loop, context = asyncio.get_running_loop(), server_context(transport)
+        loop, context = asyncio.get_running_loop(), transport.server_context("http/1.1")
         try:
             if address.startswith("unix:"):
                 path = address.removeprefix("unix:")

@@ -312,6 +312,9 @@ class Pipe(asyncio.Transport):
         self.other: Any = None
         self.scheduled = False
 
+    def can_write_eof(self) -> bool:
+        return False
+
     def write(self, data: Any) -> None:
         self.waiting += data
         if not self.scheduled:

@@ -191,6 +191,69 @@ def test_a_batch_is_as_large_as_is_likely_to_be_in_time() -> None:
     assert crowd(0.99) == [("a", 2)]  # 28 at most
 
 
+def crowded_world() -> World:
+    """Batches of one that take 10 ms, one at a time; the second of two requests was just given up."""
+    made = world(learned("a", 10), concurrency=1)
+    made.arrive("a", slo_ms=100)
+    made.arrive("a", slo_ms=20)
+    assert [why for _, why in refusals(made.step(after_ms=9.1))] == [ev.EXPIRED_IN_QUEUE]
+    return made
+
+
+def crowd_of(made: World, count: int, slo_ms: float = 20, **more: object) -> list[list[tuple[int, str]]]:
+    """Who is refused as requests arrive, each a moment after the one before."""
+    return [refusals(made.step(made.request("a", slo_ms, **more), after_ms=0.01)) for _ in range(count)]
+
+
+def test_in_a_crowd_who_joins_pushes_out_who_is_due_first() -> None:
+    made = crowded_world()
+    # Behind what runs for another 0.9 ms: answered after 12, 22, 32 ms; 24 ms is too late by a fifth of the time.
+    assert crowd_of(made, 5) == [[], [], [(3, ev.PREDICTED_MISS)], [(4, ev.PREDICTED_MISS)], [(5, ev.PREDICTED_MISS)]]
+    (message,) = [action.message for action in made.actions if isinstance(action, ev.Refuse)]
+    assert "gave way to one that has more time left" in message
+    made.restart_twin()  # what is crowded is part of the state
+    assert crowd_of(made, 1) == [[(6, ev.PREDICTED_MISS)]]
+    (launched,) = [a for a in made.finish(1, after_ms=0.9) if isinstance(a, ev.Launch)]
+    assert [request.request_id for request in launched.batch.requests] == [7]
+
+
+def test_before_one_was_given_up_and_a_while_after_nobody_is_pushed_out() -> None:
+    made = world(learned("a", 10), concurrency=1)
+    made.arrive("a", slo_ms=100)
+    assert crowd_of(made, 5) == [[]] * 5
+    made = crowded_world()
+    made.finish(1, after_ms=0.9)
+    made.step(after_ms=20)
+    made.arrive("a", slo_ms=100)
+    assert crowd_of(made, 5) == [[]] * 5
+
+
+def test_nobody_pushes_out_another_priority_or_tenant_or_who_is_due_later() -> None:
+    made = crowded_world()
+    assert crowd_of(made, 3, priority=1) == [[], [], [(3, ev.PREDICTED_MISS)]]
+    assert crowd_of(made, 1, priority=2) == [[]]
+    assert crowd_of(made, 1, priority=2) == [[(6, ev.PREDICTED_MISS)]]
+    made = crowded_world()
+    assert crowd_of(made, 2, slo_ms=100) == [[], []]
+    assert crowd_of(made, 1, slo_ms=11.5) == [[]]
+    made = World("goodput", observe_only=True)
+    made.join("a", concurrency=1, max_batch_size=1, batching=False)
+    made.step(ev.EstimatesPushed("gpu-0", 1, classes=(learned("a", 10),)))
+    assert crowd_of(made, 9) == [[]] * 9
+    assert refusals(made.step(after_ms=30)) == []
+    assert crowd_of(made, 9) == [[]] * 9
+
+
+def test_nothing_is_risked_in_a_crowd() -> None:
+    made = world(unsure("long", 100, 1.0), unsure("a", 10, 5.0))
+    made.arrive("long", slo_ms=1000)
+    assert launches(made.arrive("a", slo_ms=20)) == [("a", 1)]  # its last chance
+    made.finish(2, after_ms=10)
+    for core in (made.core, made.twin):
+        core.devices["gpu-0"].crowded["a", "1", ""] = made.now_ns + 1
+    assert launches(made.arrive("a", slo_ms=20)) == []
+
+
 def test_who_is_not_likely_to_make_it_any_more_keeps_nobody_waiting() -> None:
     made = world(learned("a", 10), learned("b", 10), concurrency=1)
     for measured in (1, 5, 5):

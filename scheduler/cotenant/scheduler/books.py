@@ -77,6 +77,7 @@ class Device(Waiting):
         self.fair: Fairness | None = None  # keeps the ranks, where tenants are told apart
         self.memory_bytes: dict[tuple[str, str], int] = {}
         self.running: dict[int, Running] = {}  # changed by `begin` and `end` alone
+        self.crowded: dict[QueueKey, int] = {}  # until when a queue counts as one that holds more than fits
         self.window: Window | None = None
         self.updated_ns = now_ns
         self.busy_ns = 0

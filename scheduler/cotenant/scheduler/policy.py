@@ -32,10 +32,11 @@ class LaunchBatch(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """What awaits a request that has just been queued."""
+    """What awaits a request that has just been queued, and who is refused in its stead if it stays here."""
 
     finish_ns: int
     rejection: Rejection | None
+    instead: Rejection | None = None
 
 
 class Turn(NamedTuple):

@@ -127,6 +127,8 @@ class Requests:
         else:
             best.leave(request)
             self.settle(request, best.device.spec.device_id, best.verdict)
+        if best.instead:
+            self.give_up(best.device, best.instead)
 
     def _settle_fairly(self, request: ev.Request, device_id: str, finish_ns: int, verdict: Rejection | None) -> None:
         """Settles a request, in the place of one that waits of a tenant who had more, if the model's queue is full."""
@@ -154,10 +156,10 @@ class Requests:
         if self._state.tenancy.active:
             self._state.tenancy.judging(device, request, self._state.now_ns)
         if (full := _queue_full(device, request)) is not None:
-            return _Option(device, 0, full, entered=False)
+            return _Option(device, 0, full, None, entered=False)
         device.enqueue(request)
-        finish_ns, verdict = self._state.policy.outlook(device, request, self._state.now_ns)
-        return _Option(device, finish_ns, verdict, entered=True)
+        finish_ns, verdict, instead = self._state.policy.outlook(device, request, self._state.now_ns)
+        return _Option(device, finish_ns, verdict, instead, entered=True)
 
     def settle(self, request: ev.Request, device_id: str, verdict: Rejection | None) -> None:
         """Queues a request on the device that was chosen, or refuses it there."""
@@ -232,6 +234,20 @@ class Requests:
             ev.Refuse(request.request_id, request.attempt, reason, message, finish_ns, possible_ns)
         )
 
+    def give_up(self, device: Device, rejection: Rejection) -> None:
+        """Tells that a request that waits for a device will not run."""
+        if device.fair is not None:
+            device.fair.contend(self._state.now_ns)
+        request = rejection.request
+        if request.deadline_ns:
+            until_ns = self._state.now_ns + request.deadline_ns - request.arrival_ns
+            device.crowded[device.queue_of(request).key] = until_ns
+        self.unqueue(request.request_id)
+        if self.spare(rejection):
+            self.enqueue(without_deadline(request), device.spec.device_id)
+        else:
+            self.refuse_as(rejection)
+
     def spare(self, rejection: Rejection) -> bool:
         """In observe-only mode, records a refusal for lateness instead of issuing it."""
         if not self._state.config.observe_only or rejection.reason not in (ev.PREDICTED_MISS, ev.EXPIRED_IN_QUEUE):
@@ -246,10 +262,18 @@ class Requests:
 class _Option:
     """One device for a request: what it would mean, and whether the request stands in its queue meanwhile."""
 
-    __slots__ = ("device", "entered", "rank", "verdict")
+    __slots__ = ("device", "entered", "instead", "rank", "verdict")
 
-    def __init__(self, device: Device, finish_ns: int, verdict: Rejection | None, *, entered: bool) -> None:
-        self.device, self.verdict, self.entered = device, verdict, entered
+    def __init__(
+        self,
+        device: Device,
+        finish_ns: int,
+        verdict: Rejection | None,
+        instead: Rejection | None,
+        *,
+        entered: bool,
+    ) -> None:
+        self.device, self.verdict, self.instead, self.entered = device, verdict, instead, entered
         # Smaller is better: whether it is away, whether it would refuse, and when the answer would be there.
         self.rank = (not device.online, verdict is not None, finish_ns, device.spec.device_id)
 

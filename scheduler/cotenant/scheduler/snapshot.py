@@ -20,6 +20,15 @@ class SoloRuns(msgspec.Struct, frozen=True):
     durations_ns: tuple[int, ...]
 
 
+class Crowd(msgspec.Struct, frozen=True):
+    """Until when a queue counts as one that holds more than fits."""
+
+    model: str
+    version: str
+    shape_bucket: str
+    until_ns: int
+
+
 class DeviceSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     """One device's books."""
 
@@ -40,6 +49,7 @@ class DeviceSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     orders_ns: tuple[int, ...] = ()
     fairness: FairnessState | None = None
     widening: Widening | None = None  # none where there is nothing to say
+    crowds: tuple[Crowd, ...] = ()
 
 
 class TenantsSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -128,6 +138,7 @@ def _of_device(device: Device) -> DeviceSnapshot:
         orders_ns=device.orders_ns,
         fairness=device.fair.state() if device.fair else None,
         widening=device.widening if device.widening.since_ns else None,
+        crowds=tuple(Crowd(*key, until_ns) for key, until_ns in device.crowded.items()),
     )
 
 
@@ -175,6 +186,7 @@ def _restore_device(core: Core, kept: DeviceSnapshot) -> None:
     device.widening = kept.widening or device.widening
     device.widen()
     device.solo_runs = {runs.batch_class: runs.durations_ns for runs in kept.solo_runs}
+    device.crowded = {(one.model, one.version, one.shape_bucket): one.until_ns for one in kept.crowds}
     device.ranks.update(kept.fairness.ranks if kept.fairness else {})
     for request in kept.queued:
         device.enqueue(request)

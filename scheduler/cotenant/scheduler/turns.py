@@ -9,8 +9,7 @@ from cotenant.scheduler import events as ev
 from cotenant.scheduler.agenda import Agenda
 from cotenant.scheduler.batches import Batches
 from cotenant.scheduler.books import Device, Window
-from cotenant.scheduler.policy import Rejection
-from cotenant.scheduler.requests import Requests, without_deadline
+from cotenant.scheduler.requests import Requests
 from cotenant.scheduler.roster import Roster
 from cotenant.scheduler.state import State
 
@@ -40,7 +39,7 @@ class Turns:
             may_launch = device.online and not self._held_by_window(device)
             turn = (policy.turn if may_launch else policy.doomed)(device, now_ns)
             for rejection in turn.rejections:
-                self._reject(device, rejection)
+                self._requests.give_up(device, rejection)
             if turn.launch is not None:
                 self._batches.launch(device, turn.launch)
             elif not turn.rejections:
@@ -88,15 +87,6 @@ class Turns:
                 found, most = device, queued
         assert found is not None
         return found
-
-    def _reject(self, device: Device, rejection: Rejection) -> None:
-        if device.fair is not None:
-            device.fair.contend(self._state.now_ns)
-        request = self._requests.unqueue(rejection.request.request_id)
-        if self._requests.spare(rejection):
-            self._requests.enqueue(without_deadline(request), device.spec.device_id)
-        else:
-            self._requests.refuse_as(rejection)
 
     # ---- windows
 

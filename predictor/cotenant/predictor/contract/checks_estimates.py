@@ -2,7 +2,7 @@
 
 import asyncio
 
-from cotenant.predictor.contract.lessons import MANY, beside_each_other, require_sound, told
+from cotenant.predictor.contract.lessons import MANY, beside_each_other, require_sound, told, told_through
 from cotenant.predictor.contract.peer import (
     Peer,
     batch_class,
@@ -139,13 +139,13 @@ async def several_executors_and_subscribers_at_once(peer: Peer) -> None:
     subscribers = [peer.watch() for _ in range(3)]
     devices = [peer.device(f"many-{i}") for i in range(4)]
     slowdowns = (1.0, 2.0, 1.0, 3.0)
-    await asyncio.gather(
-        *(
-            peer.teach(device, profiled(1), profiled(2, "b"), *beside_each_other(3, slowdown, 2 * MANY))
-            for device, slowdown in zip(devices, slowdowns, strict=True)
-        )
-    )
+    lessons = [(profiled(1), profiled(2, "b"), *beside_each_other(3, slowdown, 2 * MANY)) for slowdown in slowdowns]
+    await asyncio.gather(*(peer.teach(device, *events) for device, events in zip(devices, lessons, strict=True)))
     for subscriber in subscribers:
+        for device, events in zip(devices, lessons, strict=True):
+            await told_through(
+                peer, subscriber, device, events[-1].sequence
+            )  # before that, any may be right for a moment
         for device, slowdown in zip(devices, slowdowns, strict=True):
             await subscriber.until(
                 lambda s, d=device.device_id, true=slowdown: abs(s.slowdown(d, "a", "b") / true - 1) < 0.3,  # type: ignore[misc]

@@ -27,13 +27,18 @@ def _timed(pair: tuple[str, str], slowdown: float) -> tuple[str, float, str]:
 async def told(peer: Peer, device: types_pb2.Device, sequence: int) -> Subscriber:
     """A subscriber that was told everything up to an event, and has left."""
     subscriber = peer.watch()
+    await told_through(peer, subscriber, device, sequence)
+    subscriber.close()
+    return subscriber
+
+
+async def told_through(peer: Peer, subscriber: Subscriber, device: types_pb2.Device, sequence: int) -> None:
+    """Waits until a subscriber is told what rests on everything up to an event."""
     await subscriber.until(
         lambda s: any(d == device.device_id and n >= sequence for (d, _), n in s.learned.items()),
         f"`learned_through` never reached event {sequence}, which was acknowledged",
         peer.patience_s,
     )
-    subscriber.close()
-    return subscriber
 
 
 def require_sound(subscriber: Subscriber) -> None:

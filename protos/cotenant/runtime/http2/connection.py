@@ -103,6 +103,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
+        if self.closed:
+            return
         self._heard_s = 0.0  # now; the clock is read when it matters
         try:
             self._take(self._rest + data if self._rest else data)
@@ -117,12 +119,8 @@ class Connection(asyncio.Protocol):
         self.closed = True
         if self._timer:
             self._timer.cancel()
-        reason = self.why or (f"the connection broke: {exc}" if exc else "the peer closed the connection")
-        self.why = reason
-        for stream in list(self.streams.values()):
-            stream.drop()
-            stream.lost(None, reason)
-        self.streams.clear()
+        self.why = self.why or (f"the connection broke: {exc}" if exc else "the peer closed the connection")
+        self._end_streams()
         self.over()
 
     def pause_writing(self) -> None:
@@ -162,7 +160,19 @@ class Connection(asyncio.Protocol):
             self.write(frames.goaway(self.last_stream_id, error.code, str(error)))
             if self.paused:  # it would not read that either
                 self.abort(self.why)
+            elif self._transport.can_write_eof():
+                # What it still sends is read: the system answers unread data with a reset, which overtakes our reason.
+                self._transport.write_eof()
+                asyncio.get_running_loop().call_later(CLOSE_S, self._transport.abort)
+                self.closed = True
+                self._end_streams()
             self.close()
+
+    def _end_streams(self) -> None:
+        for stream in list(self.streams.values()):
+            stream.drop()
+            stream.lost(None, self.why)
+        self.streams.clear()
 
     def close(self) -> None:
         """Ends the connection once what was written is sent, or soon if the peer does not take it."""

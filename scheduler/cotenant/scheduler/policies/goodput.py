@@ -1,10 +1,14 @@
 """Goodput: as much work as the device can carry beside each other, and only what is expected to be in time.
 
 Rules, in order; those of `edf` hold where nothing else is said.
-1. A request that even an empty device could not answer in time is rejected, at once or as soon as that is so. Nothing
-   else is refused: how much a device will carry is known less well than who can no longer make it, and who is refused
-   early for want of room is often one there would have been room for. When a request would be answered behind all that
-   is ahead of it (`backlog.py`) decides between devices.
+1. A request that even an empty device could not answer in time is rejected, at once or as soon as that is so. While
+   all are in time nothing else is refused: how much a device will carry is known less well than who can no longer make
+   it, and who is refused early for want of room is often one there would have been room for. When a request would be
+   answered behind all that is ahead of it (`backlog.py`) decides between devices.
+   A queue is crowded for as long as a request's time after one of its own was given up. Who joins it then, and would be
+   late by more than `CROWDED` of its time, pushes out the one like it (same priority and tenant) that is due first: one
+   of them must go, and who goes last has most time left, so that batches are full and in time. Without this all that
+   runs in an overload is what has almost no time left, in small batches, and late.
 2. Of the most urgent queues, that batch is launched which adds most to the device's useful progress: the sum over what
    stays of its progress rate, times what its batch size saves. Beside whom a batch runs is chosen so. What will have
    ended by the time the order arrives does not count: so a device that runs one batch after another does not stand idle
@@ -17,7 +21,8 @@ Rules, in order; those of `edf` hold where nothing else is said.
    in the mean, and makes nobody late in the mean.
 6. Beside one batch in `EXPLORE` that runs alone, what would wait goes if there is twice the room that it needs in the
    mean: what is never run beside each other is never learned, and a belief that forbids it would stay for ever.
-Who asks for a level of `STRICT` or more prefers a refusal to a risk: rule 3 goes by bounds, and 5 and 6 do not hold.
+Who asks for a level of `STRICT` or more prefers a refusal to a risk: rule 3 goes by bounds, and 5 and 6 do not hold. In
+a crowded queue others wait who need no risk: 5 and 6 do not hold either, and rule 3 goes by `CAREFUL`.
 """
 
 from bisect import insort
@@ -25,7 +30,7 @@ from bisect import insort
 from cotenant.runtime.estimates import BatchClass
 from cotenant.scheduler import backlog
 from cotenant.scheduler.books import Device, Queue
-from cotenant.scheduler.events import Request
+from cotenant.scheduler.events import PREDICTED_MISS, Request
 from cotenant.scheduler.planning import (
     Candidate,
     consider,
@@ -35,16 +40,18 @@ from cotenant.scheduler.planning import (
     solo_finish_ns,
 )
 from cotenant.scheduler.policies.earliest_deadline import EarliestDeadline, as_launch
-from cotenant.scheduler.policy import Outlook, Turn
+from cotenant.scheduler.policy import Outlook, Rejection, Turn
 
 LOOK = 4  # queues looked at, most urgent first: each costs a roll or two
 CAUTION = 0.4  # of the way from the mean to the bound: two in three are in time then
+CAREFUL = 0.8  # the same where there are enough to choose from
 WORTH = 0.02  # of the present progress, that a launch must add
 BETTER = 1.05  # times the gain of a more urgent one, to go before it
 PRESSING = 1.5  # times its duration: less slack than that is little
 STRICT = 0.99  # level from which a refusal is better than a risk
 EXPLORE = 31  # odd, so that it meets all who take turns
 ROOM = 2.0  # times what is expected, to explore
+CROWDED = 0.2  # of its time, that a request may be expected to be late behind the others before one of them must go
 SMALLEST = 1e-9  # a gain: goes, after everything that adds something
 ROUNDING_NS = 2  # by so little a roll may end before the work alone
 
@@ -54,16 +61,17 @@ class Goodput(EarliestDeadline):
 
     name = "goodput"
 
-    def __init__(self, level: float) -> None:
-        super().__init__(level)
-        self._caution = CAUTION if level < STRICT else 1.0
-
     def outlook(self, device: Device, request: Request, now_ns: int) -> Outlook:
-        """Rejects what would be late even alone."""
+        """Rejects what would be late even alone, or another for whom there is no room beside it."""
         if outlook := self.alone(device, request, now_ns):
             return outlook
         behind_ns = backlog.finish_ns(device, request, now_ns, self.level)
-        return Outlook(max(solo_finish_ns(device, request, now_ns), behind_ns), None)
+        instead = None
+        if behind_ns > request.deadline_ns + CROWDED * (request.deadline_ns - request.arrival_ns):
+            queue = device.queue_of(request)
+            if crowded(device, queue, now_ns):
+                instead = pushed_out(device, queue, request, now_ns)
+        return Outlook(max(solo_finish_ns(device, request, now_ns), behind_ns), None, instead)
 
     def turn(self, device: Device, now_ns: int) -> Turn:
         """The launch that adds most, or how long to wait for one."""
@@ -123,17 +131,20 @@ class Goodput(EarliestDeadline):
 
         The second is whether it goes although it adds nothing (rules 5 and 6).
         """
+        busy, strict = crowded(device, queue, now_ns), self.level >= STRICT
+        caution = 1.0 if strict else CAREFUL if busy else CAUTION
+        dares = not strict and not busy
         while True:
             alone = len(requests) == 1
             if alone or not self._too_long(device, queue, requests, items, now_ns, must_end_by):
-                candidate = consider(device, queue, requests, items, now_ns, self.level, self._caution)
-                if self._acceptable(device, candidate, must_end_by):
-                    return candidate, self._explores(device, candidate, now_ns)
+                candidate = consider(device, queue, requests, items, now_ns, self.level, caution)
+                if self._fits(device, candidate, must_end_by, caution):
+                    return candidate, dares and self._explores(device, candidate, now_ns)
             if alone:
                 break
             requests = requests[: len(requests) // 2]
             items = sum([request.batch_size for request in requests])
-        if self._last_chance(device, candidate, now_ns) or self._explores(device, candidate, now_ns):
+        if dares and (self._last_chance(device, candidate, now_ns) or self._explores(device, candidate, now_ns)):
             return candidate, True
         return None, False
 
@@ -166,10 +177,10 @@ class Goodput(EarliestDeadline):
             items = sum([request.batch_size for request in requests])
         return True
 
-    def _acceptable(self, device: Device, candidate: Candidate, must_end_by: int) -> bool:
-        """As `edf`, by what is likely. A device whose batches will have ended when it begins counts as empty."""
+    def _fits(self, device: Device, candidate: Candidate, must_end_by: int, caution: float) -> bool:
+        """Whether all are likely in time. A device whose batches will have ended when it begins counts as empty."""
         spread_ns = candidate.bound_finish_ns - candidate.mean_finish_ns
-        likely_ns = candidate.mean_finish_ns + int(self._caution * spread_ns)
+        likely_ns = candidate.mean_finish_ns + int(caution * spread_ns)
         if must_end_by and likely_ns > must_end_by:
             return False
         if not staying(device)[0]:
@@ -185,14 +196,15 @@ class Goodput(EarliestDeadline):
         if not head.deadline_ns:
             return 0
         batch_class = queue.class_of(head.batch_size)
-        factor = 1.0 + self._caution * (device.bound_factor(batch_class, self.level, 0) - 1.0)
+        caution = CAUTION if self.level < STRICT else 1.0
+        factor = 1.0 + caution * (device.bound_factor(batch_class, self.level, 0) - 1.0)
         beyond_ns = device.order_ns + device.answer_overhead_ns
         start_ns = head.deadline_ns - beyond_ns - int(device.work_ns(batch_class) * factor)
         return start_ns if start_ns >= now_ns else 0
 
     def _last_chance(self, device: Device, candidate: Candidate, now_ns: int) -> bool:
         """Rule 5."""
-        if not device.running or self.level >= STRICT or candidate.mean_finish_ns > candidate.deadline_ns:
+        if not device.running or candidate.mean_finish_ns > candidate.deadline_ns:
             return False
         if candidate.mean_finish_ns + min(device.finish_offsets()) <= candidate.deadline_ns:
             return False
@@ -200,7 +212,7 @@ class Goodput(EarliestDeadline):
 
     def _explores(self, device: Device, candidate: Candidate, now_ns: int) -> bool:
         """Rule 6. Batch ids tell which; the policy keeps no state."""
-        if len(device.running) != 1 or self.level >= STRICT or next(iter(device.running)) % EXPLORE:
+        if len(device.running) != 1 or next(iter(device.running)) % EXPLORE:
             return False
         room_ns = candidate.deadline_ns - now_ns
         if candidate.deadline_ns and ROOM * (candidate.mean_finish_ns - now_ns) > room_ns:
@@ -216,6 +228,23 @@ class Goodput(EarliestDeadline):
         if not beside or gain > WORTH * before:
             return max(gain, SMALLEST)
         return SMALLEST if pressing_ns(queue, candidate, now_ns) <= now_ns else 0.0
+
+
+def crowded(device: Device, queue: Queue, now_ns: int) -> bool:
+    """Whether more was asked of a queue than fits, a request's time ago or later."""
+    return device.crowded.get(queue.key, 0) > now_ns
+
+
+def pushed_out(device: Device, queue: Queue, request: Request, now_ns: int) -> Rejection | None:
+    """The first of a queue that is like a request, to be given up for it (rule 1)."""
+    for other in queue:
+        if other is request:
+            break
+        if other.priority == request.priority and other.tenant == request.tenant and other.deadline_ns:
+            solo_ns = solo_finish_ns(device, other, now_ns)
+            message = f"{len(queue)} wait for it, more than can be in time: gave way to one that has more time left"
+            return Rejection(other, PREDICTED_MISS, message, solo_ns, solo_ns)
+    return None
 
 
 def with_one_more(beside: tuple[BatchClass, ...], batch_class: BatchClass) -> tuple[BatchClass, ...]:

@@ -13,6 +13,7 @@ from operator import itemgetter
 
 from cotenant.scheduler.books import Device, Queue
 from cotenant.scheduler.events import Request
+from cotenant.scheduler.queues import Urgency
 
 _queue_of = itemgetter(3)  # of an entry in line
 
@@ -77,7 +78,23 @@ def finish_ns(device: Device, request: Request, now_ns: int, level: float) -> in
     ahead_ns = 0.0
     if running + beside > lanes:  # it must wait for some of them to end
         ahead_ns = sum([body.remaining_ns for body in device.running.values()])
-    shares, line = shares_ns(device, beside, level), device.line
-    ahead_ns = sum(map(shares.__getitem__, map(_queue_of, line[: bisect_left(line, urgency)])), ahead_ns)
+    ahead_ns += _line_ns(device, urgency, beside, level)
     tail_ns = cost_ns(device, queue, beside, level)[1]
     return now_ns + int((ahead_ns + tail_ns) / speed(device)) + device.answer_overhead_ns
+
+
+def waiting_ns(device: Device, request: Request, level: float) -> int:
+    """How long what waits before a request, and its own batch, would take a device that runs nothing now.
+
+    Raises KeyError if it does not wait there.
+    """
+    queue = device.queue_of(request)
+    beside = max(1, min(device.spec.max_concurrency, waiting_batches(device, device.spec.max_concurrency)))
+    ahead_ns = _line_ns(device, queue.urgency_of(request), beside, level)
+    return int((ahead_ns + cost_ns(device, queue, beside, level)[1]) / speed(device))
+
+
+def _line_ns(device: Device, urgency: Urgency, beside: int, level: float) -> float:
+    """Solo work of all that waits and is more urgent."""
+    shares, line = shares_ns(device, beside, level), device.line
+    return sum(map(shares.__getitem__, map(_queue_of, line[: bisect_left(line, urgency)])))

@@ -6,9 +6,10 @@ Rules, in order; those of `edf` hold where nothing else is said.
    it, and who is refused early for want of room is often one there would have been room for. When a request would be
    answered behind all that is ahead of it (`backlog.py`) decides between devices.
    A queue is crowded for as long as a request's time after one of its own was given up. Who joins it then, and would be
-   late by more than `CROWDED` of its time, pushes out the one like it (same priority and tenant) that is due first: one
-   of them must go, and who goes last has most time left, so that batches are full and in time. Without this all that
-   runs in an overload is what has almost no time left, in small batches, and late.
+   late, and not only because of what runs now (what waits before it fills `FULL` of its time), pushes out the one like
+   it (same priority and tenant) that is due first: one of them must go, and who goes last has most time left, so that
+   batches are full and in time. Without this all that runs in an overload is what has almost no time left, in small
+   batches, and late.
 2. Of the most urgent queues, that batch is launched which adds most to the device's useful progress: the sum over what
    stays of its progress rate, times what its batch size saves. Beside whom a batch runs is chosen so. What will have
    ended by the time the order arrives does not count: so a device that runs one batch after another does not stand idle
@@ -51,7 +52,7 @@ PRESSING = 1.5  # times its duration: less slack than that is little
 STRICT = 0.99  # level from which a refusal is better than a risk
 EXPLORE = 31  # odd, so that it meets all who take turns
 ROOM = 2.0  # times what is expected, to explore
-CROWDED = 0.2  # of its time, that a request may be expected to be late behind the others before one of them must go
+FULL = 0.75  # of the time that a request has, filled by those that wait before it
 SMALLEST = 1e-9  # a gain: goes, after everything that adds something
 ROUNDING_NS = 2  # by so little a roll may end before the work alone
 
@@ -66,12 +67,24 @@ class Goodput(EarliestDeadline):
         if outlook := self.alone(device, request, now_ns):
             return outlook
         behind_ns = backlog.finish_ns(device, request, now_ns, self.level)
-        instead = None
-        if behind_ns > request.deadline_ns + CROWDED * (request.deadline_ns - request.arrival_ns):
-            queue = device.queue_of(request)
-            if crowded(device, queue, now_ns):
-                instead = pushed_out(device, queue, request, now_ns)
+        instead = self._pushed_out(device, request, now_ns) if behind_ns > request.deadline_ns else None
         return Outlook(max(solo_finish_ns(device, request, now_ns), behind_ns), None, instead)
+
+    def _pushed_out(self, device: Device, request: Request, now_ns: int) -> Rejection | None:
+        """Who gives way to a request that would be late: the first like it, where the queue holds more than fits."""
+        queue = device.queue_of(request)
+        if not crowded(device, queue, now_ns):
+            return None
+        if backlog.waiting_ns(device, request, self.level) <= FULL * (request.deadline_ns - now_ns):
+            return None
+        for other in queue:
+            if other is request:
+                break
+            if other.priority == request.priority and other.tenant == request.tenant and other.deadline_ns:
+                solo_ns = solo_finish_ns(device, other, now_ns)
+                message = f"{len(queue)} wait for it, more than can be in time: gave way to one that has more time left"
+                return Rejection(other, PREDICTED_MISS, message, solo_ns, solo_ns)
+        return None
 
     def turn(self, device: Device, now_ns: int) -> Turn:
         """The launch that adds most, or how long to wait for one."""
@@ -233,18 +246,6 @@ class Goodput(EarliestDeadline):
 def crowded(device: Device, queue: Queue, now_ns: int) -> bool:
     """Whether more was asked of a queue than fits, a request's time ago or later."""
     return device.crowded.get(queue.key, 0) > now_ns
-
-
-def pushed_out(device: Device, queue: Queue, request: Request, now_ns: int) -> Rejection | None:
-    """The first of a queue that is like a request, to be given up for it (rule 1)."""
-    for other in queue:
-        if other is request:
-            break
-        if other.priority == request.priority and other.tenant == request.tenant and other.deadline_ns:
-            solo_ns = solo_finish_ns(device, other, now_ns)
-            message = f"{len(queue)} wait for it, more than can be in time: gave way to one that has more time left"
-            return Rejection(other, PREDICTED_MISS, message, solo_ns, solo_ns)
-    return None
 
 
 def with_one_more(beside: tuple[BatchClass, ...], batch_class: BatchClass) -> tuple[BatchClass, ...]:

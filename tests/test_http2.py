@@ -664,6 +664,20 @@ def test_who_asks_and_does_not_listen_is_cut_off(asked: bytes) -> None:
     assert cut_off
 
 
+def test_who_breaks_the_protocol_and_talks_on_is_told_all_the_same() -> None:
+    """Data that nobody reads would be answered by a reset, which overtakes what was said before it."""
+
+    def talk(raw: Raw) -> Any:
+        raw.socket.sendall(GREETING + frames.window_update(0, 0))
+        time.sleep(0.2)
+        for _ in range(10):
+            raw.socket.sendall(bytes(10_000))
+            time.sleep(0.01)
+        return raw.read(ended)
+
+    assert ended(hostile(talk)[0])
+
+
 def test_connections_beyond_the_limit_are_closed_at_once() -> None:
     def talk(raw: Raw) -> Any:
         more = [socket.create_connection(raw.socket.getpeername(), timeout=10) for _ in range(3)]

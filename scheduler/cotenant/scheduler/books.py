@@ -121,6 +121,12 @@ class Device(Waiting):
                 queue.respecify(spec)
         self._sort()
 
+    def crowd(self, key: QueueKey, lasts_ns: int, now_ns: int) -> None:
+        """A request of a queue was given up: for so long it counts as one that holds more than fits."""
+        if key not in self.crowded:
+            self.crowded = {other: until_ns for other, until_ns in self.crowded.items() if until_ns > now_ns}
+        self.crowded[key] = now_ns + lasts_ns
+
     def latest_start_ns(self) -> int:
         """The last instant at which everything that waits could still be in time, each alone; 0 without deadlines."""
         self.refresh()

@@ -12,7 +12,7 @@ from cotenant.runtime.estimates import BatchClass
 from cotenant.scheduler import events as ev
 from cotenant.scheduler.books import Device, Queue
 from cotenant.scheduler.planning import solo_finish_ns
-from cotenant.scheduler.policy import Rejection
+from cotenant.scheduler.policy import Outlook, Rejection
 from cotenant.scheduler.queues import level_in
 from cotenant.scheduler.state import State
 from cotenant.scheduler.tenants import words
@@ -156,10 +156,9 @@ class Requests:
         if self._state.tenancy.active:
             self._state.tenancy.judging(device, request, self._state.now_ns)
         if (full := _queue_full(device, request)) is not None:
-            return _Option(device, 0, full, None, entered=False)
+            return _Option(device, Outlook(0, full), entered=False)
         device.enqueue(request)
-        finish_ns, verdict, instead = self._state.policy.outlook(device, request, self._state.now_ns)
-        return _Option(device, finish_ns, verdict, instead, entered=True)
+        return _Option(device, self._state.policy.outlook(device, request, self._state.now_ns), entered=True)
 
     def settle(self, request: ev.Request, device_id: str, verdict: Rejection | None) -> None:
         """Queues a request on the device that was chosen, or refuses it there."""
@@ -240,8 +239,7 @@ class Requests:
             device.fair.contend(self._state.now_ns)
         request = rejection.request
         if request.deadline_ns:
-            until_ns = self._state.now_ns + request.deadline_ns - request.arrival_ns
-            device.crowded[device.queue_of(request).key] = until_ns
+            device.crowd(device.queue_of(request).key, request.deadline_ns - request.arrival_ns, self._state.now_ns)
         self.unqueue(request.request_id)
         if self.spare(rejection):
             self.enqueue(without_deadline(request), device.spec.device_id)
@@ -264,18 +262,11 @@ class _Option:
 
     __slots__ = ("device", "entered", "instead", "rank", "verdict")
 
-    def __init__(
-        self,
-        device: Device,
-        finish_ns: int,
-        verdict: Rejection | None,
-        instead: Rejection | None,
-        *,
-        entered: bool,
-    ) -> None:
-        self.device, self.verdict, self.instead, self.entered = device, verdict, instead, entered
+    def __init__(self, device: Device, outlook: Outlook, *, entered: bool) -> None:
+        self.device, self.entered = device, entered
+        finish_ns, self.verdict, self.instead = outlook
         # Smaller is better: whether it is away, whether it would refuse, and when the answer would be there.
-        self.rank = (not device.online, verdict is not None, finish_ns, device.spec.device_id)
+        self.rank = (not device.online, self.verdict is not None, finish_ns, device.spec.device_id)
 
     def is_sooner_than_alone(self, other: Device, request: ev.Request, now_ns: int) -> bool:
         """Whether the request would be answered here before another device could answer it if that ran nothing else."""

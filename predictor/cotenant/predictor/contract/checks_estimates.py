@@ -143,9 +143,8 @@ async def several_executors_and_subscribers_at_once(peer: Peer) -> None:
     await asyncio.gather(*(peer.teach(device, *events) for device, events in zip(devices, lessons, strict=True)))
     for subscriber in subscribers:
         for device, events in zip(devices, lessons, strict=True):
-            await told_through(
-                peer, subscriber, device, events[-1].sequence
-            )  # before that, any may be right for a moment
+            # Before that, a predictor that mixes them up may be right for a moment.
+            await told_through(peer, subscriber, device, events[-1].sequence)
         for device, slowdown in zip(devices, slowdowns, strict=True):
             await subscriber.until(
                 lambda s, d=device.device_id, true=slowdown: abs(s.slowdown(d, "a", "b") / true - 1) < 0.3,  # type: ignore[misc]

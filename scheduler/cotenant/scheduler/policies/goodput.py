@@ -62,6 +62,10 @@ class Goodput(EarliestDeadline):
 
     name = "goodput"
 
+    def __init__(self, level: float) -> None:
+        super().__init__(level)
+        self._caution = CAUTION if level < STRICT else 1.0
+
     def outlook(self, device: Device, request: Request, now_ns: int) -> Outlook:
         """Rejects what would be late even alone, or another for whom there is no room beside it."""
         if outlook := self.alone(device, request, now_ns):
@@ -144,9 +148,9 @@ class Goodput(EarliestDeadline):
 
         The second is whether it goes although it adds nothing (rules 5 and 6).
         """
-        busy, strict = crowded(device, queue, now_ns), self.level >= STRICT
-        caution = 1.0 if strict else CAREFUL if busy else CAUTION
-        dares = not strict and not busy
+        busy = crowded(device, queue, now_ns)
+        caution = max(self._caution, CAREFUL) if busy else self._caution
+        dares = not busy and self.level < STRICT
         while True:
             alone = len(requests) == 1
             if alone or not self._too_long(device, queue, requests, items, now_ns, must_end_by):
@@ -209,8 +213,7 @@ class Goodput(EarliestDeadline):
         if not head.deadline_ns:
             return 0
         batch_class = queue.class_of(head.batch_size)
-        caution = CAUTION if self.level < STRICT else 1.0
-        factor = 1.0 + caution * (device.bound_factor(batch_class, self.level, 0) - 1.0)
+        factor = 1.0 + self._caution * (device.bound_factor(batch_class, self.level, 0) - 1.0)
         beyond_ns = device.order_ns + device.answer_overhead_ns
         start_ns = head.deadline_ns - beyond_ns - int(device.work_ns(batch_class) * factor)
         return start_ns if start_ns >= now_ns else 0
